@@ -1,0 +1,1 @@
+"""Robosuite datasets: scripted experts, collection, conversion, validation."""

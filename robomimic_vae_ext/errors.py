@@ -1,0 +1,52 @@
+"""Exceptions that say what was found, what was expected and what to do."""
+
+from __future__ import annotations
+
+
+class VaeExtError(Exception):
+    """Base of every error that this package raises on purpose.
+
+    Args:
+        found: what is there, with the name of the file, key or module it is in.
+        expected: what should have been there.
+        action: what the reader can do about it, as an instruction.
+    """
+
+    def __init__(self, found: str, expected: str, action: str) -> None:
+        self.found = found
+        self.expected = expected
+        self.action = action
+        super().__init__(f"{found}; expected {expected}. {action}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        # Worker processes send errors home by pickle, which calls the class with `args`: one
+        # string here, where __init__ wants three.
+        return type(self), (self.found, self.expected, self.action)
+
+
+class ConfigError(VaeExtError):
+    """A config key or value that cannot be used."""
+
+
+class RegistrationError(VaeExtError):
+    """An algorithm or config name that somebody else has registered already."""
+
+
+class DatasetError(VaeExtError):
+    """A dataset that is missing, damaged, or not what the config asks for."""
+
+
+class SimulationError(VaeExtError):
+    """A simulator or renderer that cannot start, or differs from the dataset's."""
+
+
+class CheckpointError(VaeExtError):
+    """A checkpoint that is missing, damaged, or of another algorithm."""
+
+
+class OwnershipError(VaeExtError):
+    """A trainable parameter with no optimizer, or with more than one."""
+
+
+class AuditError(VaeExtError):
+    """A gradient-flow audit that was given something it cannot work with."""

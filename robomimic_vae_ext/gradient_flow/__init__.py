@@ -1,0 +1,1 @@
+"""Which loss trains which module, who owns it, and did it move: knows torch only."""

@@ -1,0 +1,113 @@
+"""One function per difference between versions: what it is, why it is here, when it can go."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from packaging.version import Version
+
+
+@functools.cache
+def robomimic_version() -> Version:
+    """Version of the robomimic that would be imported.
+
+    robomimic's own `__version__` is read where no package metadata exists (a source checkout on
+    PYTHONPATH).
+    """
+    try:
+        return Version(importlib.metadata.version("robomimic"))
+    except importlib.metadata.PackageNotFoundError:
+        import robomimic
+
+        return Version(robomimic.__version__)
+
+
+@contextmanager
+def mujoco_py_stand_in() -> Iterator[None]:
+    """Let robomimic 0.3.0's `env_robosuite` import `mujoco_py` where there is none.
+
+    What: 0.3.0 imports the retired mujoco_py unconditionally, for one exception class. While that
+    one module is executed, `mujoco_py` is a namespace with that class, mapped to what today's
+    mujoco raises; before and after, `import mujoco_py` fails for everybody as it should.
+    Drop when: robomimic 0.3 is no longer supported (0.5.0 guards the import itself).
+    """
+    needed = robomimic_version() < Version("0.4") and "mujoco_py" not in sys.modules
+    if not needed or importlib.util.find_spec("mujoco_py") is not None:
+        yield
+        return
+    import mujoco
+
+    module: Any = ModuleType("mujoco_py")
+    module.builder = SimpleNamespace(MujocoException=mujoco.FatalError)
+    sys.modules["mujoco_py"] = module
+    try:
+        yield
+    finally:
+        sys.modules.pop("mujoco_py", None)
+
+
+def serve_in_memory_replay(train_utils: ModuleType) -> None:
+    """Let stock `train.py` draw batches for `lapo` from an in-memory replay.
+
+    What: wraps `dataset_factory`. Configs of other algorithms, and ours with
+    `algo.replay.enabled = false`, go to robomimic's own SequenceDataset untouched.
+    Why: SequenceDataset with n-step windows copies every window of images (n times obs and n times
+    next_obs per sample), and `hdf5_cache_mode="all"` keeps all those copies in memory.
+    Drop when: robomimic lets a config choose its dataset class.
+    """
+    stock = train_utils.dataset_factory
+    if getattr(stock, "wrapped_for_lapo", False):
+        return
+
+    @functools.wraps(stock)
+    def dataset_factory(config: Any, obs_keys: Any, *args: Any, **kwargs: Any) -> Any:
+        if config.algo_name != "lapo" or not config.algo.replay.enabled:
+            return stock(config, obs_keys, *args, **kwargs)
+        from robomimic_vae_ext.lapo.replay import replay_from_config
+
+        return replay_from_config(config, obs_keys, *args, **kwargs)
+
+    dataset_factory.wrapped_for_lapo = True  # type: ignore[attr-defined]
+    train_utils.dataset_factory = dataset_factory
+
+
+def dataset_path(config: Any) -> str:
+    """Path of the one dataset in `config.train.data`.
+
+    What: robomimic 0.5.0 turns the string into `[{"path": ...}]` and allows several datasets.
+    Drop when: robomimic 0.3 is no longer supported.
+    """
+    data = config.train.data
+    if isinstance(data, list | tuple):
+        from robomimic_vae_ext.errors import ConfigError
+
+        if len(data) != 1:
+            raise ConfigError(
+                f"train.data lists {len(data)} datasets",
+                "one dataset for the in-memory replay",
+                'Merge the files, or set "algo": {"replay": {"enabled": false}}.',
+            )
+        return str(data[0]["path"])
+    return str(data)
+
+
+def randomizers(encoder: Any, key: str) -> list[Any]:
+    """Randomizers of one observation key of an ObservationEncoder.
+
+    What: 0.3.0 holds one module or None, 0.5.0 a list of them.
+    Drop when: robomimic 0.3 is no longer supported.
+    """
+    entry = encoder.obs_randomizers[key]
+    return [r for r in (entry if hasattr(entry, "__iter__") else [entry]) if r is not None]
+
+
+def normalization_function(obs_utils: ModuleType) -> Callable[..., Any]:
+    """`normalize_obs` of 0.3.0 is called `normalize_dict` in 0.5.0. Drop with robomimic 0.3."""
+    return getattr(obs_utils, "normalize_dict", None) or obs_utils.normalize_obs

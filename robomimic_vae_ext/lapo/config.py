@@ -1,0 +1,195 @@
+"""Config of the algorithm `lapo`: every hyperparameter, its default and why.
+
+Source: LAPO (arXiv 2203.08949) for the method; defaults that differ say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import robomimic.config.base_config as base_config
+
+from robomimic_vae_ext.errors import ConfigError
+
+OWNERS = ("critic", "vae", "joint", "frozen")
+NORMS = ("group_norm", "batch_norm", "frozen_batch_norm")
+ROLLOUT_LATENTS = ("actor", "zero")
+
+
+class LAPOConfig(base_config.BaseConfig):
+    """Config that `config_factory("lapo")` returns. Unknown keys are refused at every level."""
+
+    ALGO_NAME = "lapo"
+
+    def train_config(self) -> None:
+        """Set robomimic's training defaults where offline RL needs others."""
+        super().train_config()
+        # One target needs n_step consecutive transitions; keep it equal to algo.n_step.
+        self.train.seq_length = 5
+        # A padded tail repeats the last transition: losses.n_step_return does not pay it twice.
+        self.train.pad_seq_length = True
+        self.train.hdf5_load_next_obs = True
+        # Only read with algo.replay.enabled = false. "all" would hold every n-step window in
+        # memory as a copy of its own, which images do not survive.
+        self.train.hdf5_cache_mode = "low_dim"
+        self.train.batch_size = 128
+
+    def algo_config(self) -> None:
+        """Set the algorithm's defaults; see the module docstring for their source."""
+        algo = self.algo
+
+        for name in ("critic", "actor_vae", "actor"):
+            params = algo.optim_params[name]
+            params.learning_rate.initial = 3e-4  # Adam; the card's `critic_lr` is critic's
+            params.learning_rate.decay_factor = 0.1  # factor at each epoch of the schedule
+            params.learning_rate.epoch_schedule = []  # epochs at which the rate decays
+            params.regularization.L2 = 0.0  # weight decay; would also shrink the encoder
+            params.max_gradient_norm = None  # clips all that this optimizer owns, together
+
+        # ---- the shared observation encoder ----
+        # Who trains it. critic: critic optimizer owns it, CVAE and actor see detached features.
+        # vae: the CVAE optimizer owns it and its zero_grad throws the critic's gradient away (the
+        # bug, kept as an arm to compare with). joint: critic optimizer owns it, the CVAE's
+        # gradient arrives too, times vae_grad_scale. frozen: nobody.
+        algo.encoder.owner = "critic"
+        algo.encoder.vae_grad_scale = 1.0  # joint only; 0 is `critic`, 1 the plain sum
+        algo.encoder.learning_rate_scale = 1.0  # encoder's rate / its optimizer's rate
+        # BatchNorm sees other statistics in rollouts than in the loss, so its layers become
+        # GroupNorm. frozen_batch_norm keeps pretrained statistics fixed; batch_norm lets them move.
+        algo.encoder.norm = "group_norm"
+        # Each head's own Linear + LayerNorm on the wide features (DrQ-v2 does the same): a narrow
+        # shared projection owned by the critic loses what precise actions need.
+        algo.encoder.trunk_dim = 128
+
+        # ---- targets ----
+        algo.discount = 0.99
+        algo.n_step = 5  # sparse rewards travel n steps per update; <= train.seq_length
+        algo.target_tau = 0.005  # Polyak step of all slow copies, per gradient step
+
+        # ---- twin Q and V ----
+        algo.critic.layer_dims = [256, 256]
+        algo.critic.doubleq_min = 1.0  # weight of min(Q1, Q2) in min/max mixing
+        # (v_min, v_max) clips V's regression target; [0, 1] is exact for a terminal 0/1 reward.
+        algo.critic.value_bounds = None
+
+        # ---- CVAE over actions ----
+        algo.vae.layer_dims = [256, 256]
+        algo.vae.latent_dim = None  # None: 2 x action dimension
+        algo.vae.kl_beta = 0.05  # weight of the KL term against the summed squared action error
+        algo.vae.expectile = 0.9  # weight of transitions with positive advantage, else 1 - this
+
+        # ---- latent actor ----
+        algo.actor.layer_dims = [256, 256]
+        algo.actor.max_latent_action = 1.0  # |z| <= this; LAPO has 2, wide z exploits Q sooner
+        algo.actor.target_noise = 0.1  # std of the noise on z in V's target, relative to max z
+        algo.actor.target_noise_clip = 0.3  # bound of that noise, relative to max z
+        algo.actor.start_step = 0  # gradient steps before the actor moves
+        # z in rollouts: what the actor chooses, or zero (advantage-weighted behaviour cloning).
+        algo.actor.rollout_latent = "actor"
+
+        # ---- batches ----
+        # Images once in memory as uint8, obs and next_obs sharing storage, whole-batch indexing.
+        # false: robomimic's SequenceDataset; the same batches, slower.
+        algo.replay.enabled = True
+        algo.replay.max_gib = 16.0  # refuse datasets that would need more memory [GiB]
+
+    def lock(self) -> None:
+        """Lock, after checking values; stock `train.py` calls this before it builds anything.
+
+        Raises:
+            ConfigError: a value is out of range, or two values contradict each other.
+        """
+        check_values(self)
+        super().lock()
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Update from a nested mapping as robomimic does, naming an unknown key in full.
+
+        Raises:
+            ConfigError: a key that does not exist.
+        """
+        for source in (*args, kwargs):
+            _refuse_unknown_keys(self, source, prefix="")
+        super().update(*args, **kwargs)
+
+
+def _refuse_unknown_keys(config: Any, source: Mapping[str, Any], prefix: str) -> None:
+    for key, value in source.items():
+        name = f"{prefix}{key}"
+        if key not in config:
+            # do_not_lock_keys marks sections that take anything, such as core_kwargs.
+            if config.is_key_locked and config.key_lockable:
+                raise ConfigError(
+                    f"config key '{name}' does not exist",
+                    f"one of {sorted(config)}",
+                    "Correct its spelling, or remove it.",
+                )
+            continue
+        if isinstance(value, Mapping) and isinstance(config[key], Mapping):
+            _refuse_unknown_keys(config[key], value, prefix=f"{name}.")
+
+
+def _require(ok: bool, key: str, value: Any, expected: str) -> None:
+    if not ok:
+        raise ConfigError(f"{key} is {value!r}", expected, "Change it in the config file.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_ranges(algo: Any) -> None:
+    bounds: dict[str, tuple[Any, float, float]] = {
+        "algo.encoder.vae_grad_scale": (algo.encoder.vae_grad_scale, 0.0, float("inf")),
+        "algo.encoder.learning_rate_scale": (algo.encoder.learning_rate_scale, 0.0, float("inf")),
+        "algo.discount": (algo.discount, 0.0, 1.0),
+        "algo.target_tau": (algo.target_tau, 0.0, 1.0),
+        "algo.critic.doubleq_min": (algo.critic.doubleq_min, 0.0, 1.0),
+        "algo.vae.kl_beta": (algo.vae.kl_beta, 0.0, float("inf")),
+        "algo.vae.expectile": (algo.vae.expectile, 0.0, 1.0),
+        "algo.actor.max_latent_action": (algo.actor.max_latent_action, 1e-6, float("inf")),
+        "algo.actor.target_noise": (algo.actor.target_noise, 0.0, float("inf")),
+        "algo.actor.target_noise_clip": (algo.actor.target_noise_clip, 0.0, float("inf")),
+        "algo.actor.start_step": (algo.actor.start_step, 0, float("inf")),
+        "algo.encoder.trunk_dim": (algo.encoder.trunk_dim, 1, float("inf")),
+    }
+    for key, (value, low, high) in bounds.items():
+        ok = _is_number(value) and low <= value <= high
+        _require(ok, key, value, f"a number from {low:g} to {high:g}")
+
+
+def check_values(config: Any) -> None:
+    """Check every value that could fail late or silently.
+
+    Args:
+        config: a LAPOConfig.
+
+    Raises:
+        ConfigError: the first value that is out of range or contradicts another.
+    """
+    algo, train = config.algo, config.train
+    _require(algo.encoder.owner in OWNERS, "algo.encoder.owner", algo.encoder.owner, f"one of {OWNERS}")
+    _require(algo.encoder.norm in NORMS, "algo.encoder.norm", algo.encoder.norm, f"one of {NORMS}")
+    latent = algo.actor.rollout_latent
+    _require(
+        latent in ROLLOUT_LATENTS, "algo.actor.rollout_latent", latent, f"one of {ROLLOUT_LATENTS}"
+    )
+    _check_ranges(algo)
+    _require(
+        isinstance(algo.n_step, int) and 1 <= algo.n_step <= train.seq_length,
+        "algo.n_step",
+        algo.n_step,
+        f"a whole number from 1 to train.seq_length ({train.seq_length})",
+    )
+    bounds = algo.critic.value_bounds
+    _require(
+        bounds is None or (len(bounds) == 2 and bounds[0] < bounds[1]),
+        "algo.critic.value_bounds",
+        bounds,
+        "null or two rising numbers",
+    )
+    needs = ("actions", "rewards", "dones")
+    missing = [key for key in needs if key not in train.dataset_keys]
+    _require(not missing, "train.dataset_keys", list(train.dataset_keys), f"all of {needs}")
+    _require(train.hdf5_load_next_obs, "train.hdf5_load_next_obs", False, "true")

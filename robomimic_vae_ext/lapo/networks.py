@@ -1,0 +1,283 @@
+"""Networks of LAPO: heads on shared features, and encoder parts that robomimic lacks.
+
+The encoder itself is robomimic's ObservationGroupEncoder, so every modality, core and randomizer
+that robomimic knows works in it. `NatureCNNCore` and `SlicedCropRandomizer` are registered with
+robomimic by subclassing and can be named in any robomimic config.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import robomimic.models.base_nets as base_nets
+import robomimic.models.obs_core as obs_core
+import robomimic.models.obs_nets as obs_nets
+import robomimic.utils.obs_utils as obs_utils
+import torch
+from torch import Tensor, nn
+
+# log std of the CVAE posterior: std from 0.018 to 54, so that neither KL nor samples overflow.
+LOG_STD_MIN, LOG_STD_MAX = -4.0, 4.0
+
+
+class NatureCNNCore(obs_core.EncoderCore):
+    """Three strided convolutions (8/4, 4/2, 3/1), flattened without a bottleneck.
+
+    Eight times fewer operations than robomimic's ShallowConv at 76x76, and all spatial features
+    stay: what value and action need differs, so no head's gradient decides what is thrown away.
+
+    Args:
+        input_shape: (C, H, W), H and W at least 36.
+        channels: output channels of the three convolutions.
+
+    Source: architecture of DQN (Mnih et al. 2015), without its final linear layer.
+    """
+
+    def __init__(
+        self, input_shape: Sequence[int], channels: Sequence[int] = (32, 64, 64)
+    ) -> None:
+        super().__init__(input_shape=input_shape)
+        first, second, third = channels
+        self.nets = nn.Sequential(
+            nn.Conv2d(input_shape[0], first, kernel_size=8, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(first, second, kernel_size=4, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(second, third, kernel_size=3, stride=1),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+
+    def output_shape(self, input_shape: Sequence[int] | None = None) -> list[int]:
+        """Shape of one flattened feature vector, `[D]`."""
+        height, width = (self._after_convs(size) for size in self.input_shape[1:])
+        return [self.nets[4].out_channels * height * width]
+
+    @staticmethod
+    def _after_convs(size: int) -> int:
+        for kernel, stride in ((8, 4), (4, 2), (3, 1)):
+            size = (size - kernel) // stride + 1
+        return size
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Encode images (B, C, H, W), in [0, 1], to (B, D)."""
+        return self.nets(inputs)
+
+
+class SlicedCropRandomizer(obs_core.CropRandomizer):
+    """robomimic's CropRandomizer with one crop per image, by slicing instead of gathering.
+
+    The same distribution of crops while training and the same centre crop in rollouts, at about an
+    eighth of the time on a CPU (robomimic builds an index tensor as large as the crops).
+    """
+
+    def _forward_in(self, inputs: Tensor) -> Tensor:
+        if self.num_crops != 1 or self.pos_enc or inputs.ndim != 4 or inputs.is_cuda:
+            return super()._forward_in(inputs)
+        batch, channels, height, width = inputs.shape
+        tops = torch.randint(0, height - self.crop_height + 1, (batch,)).tolist()
+        lefts = torch.randint(0, width - self.crop_width + 1, (batch,)).tolist()
+        crops = inputs.new_empty((batch, channels, self.crop_height, self.crop_width))
+        for i, (top, left) in enumerate(zip(tops, lefts, strict=True)):
+            crops[i] = inputs[i, :, top : top + self.crop_height, left : left + self.crop_width]
+        return crops
+
+
+class ObsEncoder(nn.Module):
+    """The one shared encoder: observation groups to wide features.
+
+    Args:
+        group_shapes: group name ("obs", "goal") to key to shape of one frame.
+        encoder_config: `config.observation.encoder`.
+        norm: what becomes of BatchNorm layers, see config.py.
+        frame_stack: frames per observation; each is encoded alone, features are concatenated.
+    """
+
+    def __init__(
+        self,
+        group_shapes: OrderedDict[str, OrderedDict[str, Sequence[int]]],
+        encoder_config: Any,
+        norm: str,
+        frame_stack: int = 1,
+    ) -> None:
+        super().__init__()
+        self.groups = tuple(group_shapes)
+        self.frame_stack = frame_stack
+        self.nets = obs_nets.ObservationGroupEncoder(
+            observation_group_shapes=group_shapes,
+            encoder_kwargs=obs_utils.obs_encoder_kwargs_from_config(encoder_config),
+        )
+        self._freeze_statistics = norm == "frozen_batch_norm"
+        if norm == "group_norm":
+            replace_batch_norm(self)
+        frames = {"obs": frame_stack}
+        self.output_dim = sum(
+            frames.get(group, 1) * self.nets.nets[group].output_shape()[0] for group in self.groups
+        )
+
+    def train(self, mode: bool = True) -> ObsEncoder:
+        """Set train or eval mode; `frozen_batch_norm` layers stay in eval mode."""
+        super().train(mode)
+        if self._freeze_statistics:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, obs: dict[str, Tensor], goal: dict[str, Tensor] | None = None) -> Tensor:
+        """Encode observations, and goals where the config names goal keys.
+
+        Args:
+            obs: key to (B, F, ...), F = frame_stack, as `LAPO.process_batch_for_training` makes it.
+            goal: key to (B, ...).
+
+        Returns:
+            Features (B, D).
+        """
+        batch = next(iter(obs.values())).shape[0]
+        flat = {key: value.flatten(0, 1) for key, value in obs.items()}  # (B * F, ...)
+        features = [self.nets.nets["obs"](flat).view(batch, -1)]
+        if "goal" in self.groups:
+            features.append(self.nets.nets["goal"](goal))
+        return torch.cat(features, dim=-1)
+
+
+def replace_batch_norm(module: nn.Module, channels_per_group: int = 16) -> None:
+    """Replace every BatchNorm2d below `module` by GroupNorm, in place.
+
+    GroupNorm has no statistics, so train and eval mode agree. The learned scale and shift start
+    where BatchNorm's stood.
+    """
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            channels = child.num_features
+            groups = max(1, channels // channels_per_group)
+            norm = nn.GroupNorm(groups, channels, eps=child.eps)
+            with torch.no_grad():
+                norm.weight.copy_(child.weight)
+                norm.bias.copy_(child.bias)
+            setattr(module, name, norm)
+        else:
+            replace_batch_norm(child, channels_per_group)
+
+
+class Trunk(nn.Module):
+    """A head's own view of the shared features: Linear, LayerNorm, tanh. (B, D) to (B, T)."""
+
+    def __init__(self, feature_dim: int, trunk_dim: int) -> None:
+        super().__init__()
+        self.nets = nn.Sequential(
+            nn.Linear(feature_dim, trunk_dim), nn.LayerNorm(trunk_dim), nn.Tanh()
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Project features (B, D) to (B, T), in [-1, 1]."""
+        return self.nets(features)
+
+
+def _mlp(input_dim: int, layer_dims: Sequence[int], output_dim: int) -> nn.Module:
+    return base_nets.MLP(input_dim, output_dim, layer_dims=tuple(layer_dims), normalization=True)
+
+
+class Critic(nn.Module):
+    """Twin Q and V. Each has a trunk of its own.
+
+    Args:
+        feature_dim: D. trunk_dim: T. action_dim: A. layer_dims: hidden sizes of each MLP.
+    """
+
+    def __init__(
+        self, feature_dim: int, trunk_dim: int, action_dim: int, layer_dims: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.q_trunk = Trunk(feature_dim, trunk_dim)
+        self.q1 = _mlp(trunk_dim + action_dim, layer_dims, 1)
+        self.q2 = _mlp(trunk_dim + action_dim, layer_dims, 1)
+        self.v_trunk = Trunk(feature_dim, trunk_dim)
+        self.v = _mlp(trunk_dim, layer_dims, 1)
+
+    def q_values(self, features: Tensor, actions: Tensor) -> Tensor:
+        """Both Q values: (B, D), (B, A) to (2, B)."""
+        x = torch.cat([self.q_trunk(features), actions], dim=-1)  # (B, T + A)
+        return torch.cat([self.q1(x), self.q2(x)], dim=-1).T  # (2, B)
+
+    def q1_value(self, features: Tensor, actions: Tensor) -> Tensor:
+        """Q1 alone, for the actor: (B, D), (B, A) to (B,)."""
+        return self.q1(torch.cat([self.q_trunk(features), actions], dim=-1)).squeeze(-1)
+
+    def value(self, features: Tensor) -> Tensor:
+        """V: (B, D) to (B,)."""
+        return self.v(self.v_trunk(features)).squeeze(-1)
+
+
+class ActorVAE(nn.Module):
+    """Conditional VAE over actions; the card calls it `actor_vae`.
+
+    Args:
+        feature_dim: D. trunk_dim: T. action_dim: A. latent_dim: Z. layer_dims: hidden sizes.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        trunk_dim: int,
+        action_dim: int,
+        latent_dim: int,
+        layer_dims: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.trunk = Trunk(feature_dim, trunk_dim)
+        self.posterior = _mlp(trunk_dim + action_dim, layer_dims, 2 * latent_dim)
+        self.decoder = _mlp(trunk_dim + latent_dim, layer_dims, action_dim)
+
+    def forward(self, features: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode actions and decode a sample of the posterior.
+
+        Args:
+            features: (B, D).
+            actions: (B, A), in [-1, 1].
+
+        Returns:
+            Reconstruction (B, A), posterior mean (B, Z), posterior log std (B, Z).
+        """
+        x = self.trunk(features)  # (B, T)
+        mean, log_std = self.posterior(torch.cat([x, actions], dim=-1)).chunk(2, dim=-1)
+        log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+        z = mean + log_std.exp() * torch.randn_like(mean)
+        return self._decode(x, z), mean, log_std
+
+    def decode(self, features: Tensor, z: Tensor) -> Tensor:
+        """Action of a latent: (B, D), (B, Z) to (B, A), in [-1, 1]."""
+        return self._decode(self.trunk(features), z)
+
+    def _decode(self, x: Tensor, z: Tensor) -> Tensor:
+        return torch.tanh(self.decoder(torch.cat([x, z], dim=-1)))
+
+
+class LatentActor(nn.Module):
+    """Deterministic policy in the CVAE's latent space.
+
+    Args:
+        feature_dim: D. trunk_dim: T. latent_dim: Z. layer_dims: hidden sizes.
+        max_latent_action: bound of every component of z; the CVAE's prior is N(0, 1).
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        trunk_dim: int,
+        latent_dim: int,
+        layer_dims: Sequence[int],
+        max_latent_action: float,
+    ) -> None:
+        super().__init__()
+        self.max_latent_action = max_latent_action
+        self.trunk = Trunk(feature_dim, trunk_dim)
+        self.mlp = _mlp(trunk_dim, layer_dims, latent_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Latent action: (B, D) to (B, Z), in [-max_latent_action, max_latent_action]."""
+        return self.max_latent_action * torch.tanh(self.mlp(self.trunk(features)))

@@ -1,0 +1,74 @@
+"""Build of robomimic_vae_ext: dependencies, and the start-up file that robomimic needs."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+STARTUP = ROOT / "robomimic_vae_ext" / "_startup.py"
+STARTUP_MODULE = "_robomimic_vae_ext_startup"
+PTH = (
+    "import os; os.environ.get('ROBOMIMIC_VAE_EXT_DISABLE') "
+    f"or __import__('{STARTUP_MODULE}')\n"
+)
+
+# setuptools swallows errors of build_py in editable mode; this one must not be swallowed.
+assert STARTUP.is_file(), f"{STARTUP} is missing: the source tree is incomplete"
+
+
+class BuildWithStartupFile(build_py):
+    """Adds the two top-level files that `packages` cannot express.
+
+    robomimic has no plugin discovery, so a `.pth` file waits for it to be imported. `data_files`
+    would do for wheels, but goes missing silently in editable installs.
+    """
+
+    def run(self) -> None:
+        super().run()
+        target = Path(self.build_lib)
+        if self.editable_mode:
+            target = Path(self.get_finalized_command("install").install_lib)
+        target.mkdir(parents=True, exist_ok=True)
+        for path, text in self._startup_files(target).items():
+            path.write_text(text)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        extra = [] if self.editable_mode else list(self._startup_files(Path(self.build_lib)))
+        return super().get_outputs(include_bytecode) + [str(path) for path in extra]
+
+    @staticmethod
+    def _startup_files(target: Path) -> dict[Path, str]:
+        return {
+            target / f"{STARTUP_MODULE}.py": STARTUP.read_text(),
+            target / "robomimic_vae_ext.pth": PTH,
+        }
+
+
+setup(
+    name="robomimic_vae_ext",
+    version="0.1.0",
+    description="LAPO for robomimic: offline RL from images with a critic-owned encoder",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["robomimic_vae_ext", "robomimic_vae_ext.*"]),
+    cmdclass={"build_py": BuildWithStartupFile},
+    install_requires=[
+        "robomimic>=0.3",  # 0.3.0 from PyPI; 0.5.0 from source is tested too
+        "robosuite>=1.5.2,<1.6",  # composite controllers; 1.6 does not exist yet
+        "mujoco>=3.3,<3.10",  # 3.10 changed mj_fullM's arguments, which robosuite 1.5.2 calls
+        "torch>=2.4",  # `torch.amp` and foreach Polyak; with torchvision of the same build
+        "torchvision",  # imported by robomimic; must come from where torch comes from
+        "numpy>=1.26,<2.5",  # numba, which robosuite uses, lags behind numpy
+        "h5py>=3.10",
+        "imageio",  # rollout videos
+        "imageio-ffmpeg",  # carries an ffmpeg binary: no system package needed
+        "matplotlib>=3.8",
+        "tensorboard",  # imported by robomimic's logger when log_tb is on
+        "packaging",
+        "tqdm",
+    ],
+    extras_require={"dev": ["pytest", "ruff", "mypy"]},
+)

@@ -1,0 +1,317 @@
+"""Collects datasets in robomimic's HDF5 schema with scripted experts.
+
+Every episode depends on `(seed, index)` alone, so the content of the file is the same whatever
+the number of processes, and a longer dataset begins with the shorter one. Episodes are kept in
+`OUT.partial/` until all are there; OUT appears by one atomic rename.
+
+An episode ends at its first success, with reward 1 and done 1. One that reaches the horizon ends
+with done 0: running out of time is not a terminal state, and its value must still be bootstrapped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+from robomimic_vae_ext.data import envs, experts
+from robomimic_vae_ext.data.schema import write_dataset, write_episode
+from robomimic_vae_ext.errors import DatasetError, SimulationError
+
+LOGGER: Final = logging.getLogger(__name__)
+
+# [steps] Long enough for the expert to recover from a mistake, and no longer: an episode that
+# fails is as long as the horizon.
+HORIZONS: Final = {"Lift": 80, "Stack": 120, "PickPlaceCan": 160}
+
+
+@dataclass(frozen=True)
+class CollectSettings:
+    """What to collect; the content of the dataset depends on nothing else.
+
+    Args:
+        env: the environment.
+        quality: one of `experts.QUALITIES`.
+        n: number of episodes.
+        seed: of the dataset.
+        horizon: [steps] after which an episode without success is cut; 0 takes the task's own.
+        compress: `gzip`, `lzf` or empty, for pictures.
+    """
+
+    env: envs.EnvSpec
+    quality: str = "mixed"
+    n: int = 200
+    seed: int = 0
+    horizon: int = 0
+    compress: str = ""
+
+    def __post_init__(self) -> None:
+        if self.quality not in experts.QUALITIES:
+            raise DatasetError(
+                f"quality {self.quality!r}",
+                f"one of {', '.join(experts.QUALITIES)}",
+                "Choose one of them with --quality.",
+            )
+        for name, value, least in (("n", self.n, 1), ("seed", self.seed, 0)):
+            if value < least:
+                raise DatasetError(f"--{name} {value}", f"at least {least}", f"Change --{name}.")
+        if self.compress not in ("", "gzip", "lzf"):
+            raise DatasetError(
+                f"compression {self.compress!r}", "gzip or lzf", "Change or omit --compress."
+            )
+
+    @property
+    def steps(self) -> int:
+        """The horizon [steps]."""
+        return self.horizon or HORIZONS[self.env.task]
+
+
+@dataclass(frozen=True)
+class CollectReport:
+    """What was collected.
+
+    Args:
+        path: of the dataset.
+        episodes: number of episodes in it.
+        transitions: number of transitions in it.
+        successes: number of successful episodes.
+        frames_per_second: environment steps per second of this run, over all processes.
+    """
+
+    path: Path
+    episodes: int
+    transitions: int
+    successes: int
+    frames_per_second: float
+
+
+def collect(
+    settings: CollectSettings,
+    out: Path,
+    workers: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> CollectReport:
+    """Collect a dataset.
+
+    Args:
+        settings: what to collect.
+        out: path of the HDF5 file to make.
+        workers: number of processes.
+        resume: continue what an interrupted run left in `OUT.partial`.
+        overwrite: replace `out`, and throw away what an interrupted run left.
+
+    Returns:
+        A report.
+
+    Raises:
+        DatasetError: `out` or a partial run is in the way.
+        SimulationError: the simulator cannot render, or a worker process died.
+    """
+    partial = _prepare_partial(settings, out, resume, overwrite)
+    missing = [i for i in range(settings.n) if not _episode_path(partial, i).exists()]
+    start, frames = time.perf_counter(), 0
+    if missing:
+        LOGGER.info("collecting %d of %d episodes", len(missing), settings.n)
+    with tqdm(total=settings.n, initial=settings.n - len(missing), unit="episode") as bar:
+        for length in _run_episodes(settings, partial, missing, workers):
+            frames += length
+            bar.update()
+            bar.set_postfix_str(f"{frames / (time.perf_counter() - start):.1f} frames/s")
+    seconds = time.perf_counter() - start
+    episodes = [_episode_path(partial, i) for i in range(settings.n)]
+    summary = write_dataset(
+        partial / "dataset.hdf5",
+        episodes,
+        settings.env.env_args(),
+        {"collect": dataclasses.asdict(settings) | {"horizon": settings.steps}},
+        settings.seed,
+        settings.compress,
+    )
+    os.replace(partial / "dataset.hdf5", out)
+    shutil.rmtree(partial)
+    return CollectReport(
+        out, settings.n, summary.transitions, summary.successes, frames / max(seconds, 1e-9)
+    )
+
+
+def _prepare_partial(
+    settings: CollectSettings, out: Path, resume: bool, overwrite: bool
+) -> Path:
+    """Return the folder for unfinished work, after checking what is there already."""
+    partial = out.with_name(out.name + ".partial")
+    if out.exists() and not overwrite:
+        raise DatasetError(
+            f"{out} exists already", "a new file", "Choose another --out or add --overwrite."
+        )
+    if not out.parent.is_dir():
+        raise DatasetError(
+            f"no folder {out.parent}", "an existing folder for --out", "Make it first."
+        )
+    described = json.dumps(dataclasses.asdict(settings), sort_keys=True)
+    note = partial / "settings.json"
+    if partial.exists() and overwrite and not resume:
+        shutil.rmtree(partial)
+    if partial.exists():
+        if not resume:
+            raise DatasetError(
+                f"{partial} of an interrupted run",
+                "nothing there",
+                "Continue it with --resume or throw it away with --overwrite.",
+            )
+        if not note.exists() or note.read_text() != described:
+            raise DatasetError(
+                f"{partial} was made with other settings",
+                "the settings of this command",
+                "Repeat the first command, or throw it away with --overwrite.",
+            )
+    partial.mkdir(exist_ok=True)
+    note.write_text(described)
+    return partial
+
+
+def _episode_path(partial: Path, index: int) -> Path:
+    return partial / f"episode_{index:06d}.hdf5"
+
+
+def _run_episodes(
+    settings: CollectSettings, partial: Path, missing: list[int], workers: int
+) -> Iterator[int]:
+    """Collect the missing episodes and yield the length of each as it is done."""
+    if workers < 1:
+        raise DatasetError(f"--workers {workers}", "at least 1", "Change --workers.")
+    if not missing:
+        return
+    if workers == 1:
+        worker = Collector(settings, partial)
+        for index in missing:
+            yield worker.run(index)
+        return
+    # Spawned, not forked: an EGL context does not survive a fork.
+    pool = ProcessPoolExecutor(
+        min(workers, len(missing)),
+        multiprocessing.get_context("spawn"),
+        _start_worker,
+        (settings, partial),
+    )
+    try:
+        futures = [pool.submit(_work, index) for index in missing]
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise SimulationError(
+            "a worker process died (killed, out of memory, or crashed in MuJoCo)",
+            f"{workers} living workers",
+            "Run the same command with --resume, perhaps with fewer --workers.",
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_COLLECTOR: Collector | None = None
+
+
+def _start_worker(settings: CollectSettings, partial: Path) -> None:
+    # An error raised here would reach the parent as a dead worker without its message, so the
+    # environment is built by the first episode instead.
+    global _COLLECTOR
+    _COLLECTOR = Collector(settings, partial)
+
+
+def _work(index: int) -> int:
+    assert _COLLECTOR is not None
+    return _COLLECTOR.run(index)
+
+
+class Collector:
+    """Collects single episodes in one process.
+
+    Args:
+        settings: of the dataset.
+        partial: folder for the episodes' files.
+    """
+
+    def __init__(self, settings: CollectSettings, partial: Path) -> None:
+        self.settings = settings
+        self.partial = partial
+        self._env: Any = None
+
+    def run(self, index: int) -> int:
+        """Collect one episode into its own file.
+
+        Args:
+            index: of the episode; with the dataset's seed, all that it depends on.
+
+        Returns:
+            Its length [steps].
+        """
+        if self._env is None:
+            self._env = envs.build_env(self.settings.env.env_args())
+        path = _episode_path(self.partial, index)
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        episode = run_episode(self._env, self.settings, index)
+        with h5py.File(unfinished, "w") as file:
+            write_episode(file, episode)
+        os.replace(unfinished, path)
+        return len(episode["actions"])
+
+
+def run_episode(env: Any, settings: CollectSettings, index: int) -> dict[str, Any]:
+    """Run one episode.
+
+    Args:
+        env: a robosuite environment.
+        settings: of the dataset.
+        index: of the episode.
+
+    Returns:
+        `obs`: one array (T + 1, ...) per key, the last one after the last action; `actions`
+        (T, 7), `rewards` (T,), `dones` (T,), `states` (T, S), and `attrs`.
+    """
+    env_seed, behaviour_seed = np.random.SeedSequence(settings.seed, spawn_key=(index,)).spawn(2)
+    rng = np.random.default_rng(behaviour_seed)
+    behaviour = experts.draw_behaviour(settings.quality, rng)
+    expert = experts.EXPERTS[settings.env.task](behaviour, rng)
+    seed = int(env_seed.generate_state(1)[0])
+    envs.reseed(env, seed)
+    raw = env.reset()
+    model_file = envs.portable_model_xml(env)
+    observations, states, actions, rewards = [envs.read_observation(raw, env)], [], [], []
+    success = False
+    while len(actions) < settings.steps and not success:
+        states.append(env.sim.get_state().flatten())
+        actions.append(expert.act(raw))
+        raw, reward, _, _ = env.step(actions[-1])
+        success = bool(env._check_success())
+        rewards.append(float(reward))
+        observations.append(envs.read_observation(raw, env))
+    dones = np.zeros(len(actions), dtype=np.int64)
+    dones[-1] = success
+    return {
+        "obs": {key: np.stack([obs[key] for obs in observations]) for key in observations[0]},
+        "actions": np.array(actions),
+        "rewards": np.array(rewards),
+        "dones": dones,
+        "states": np.array(states),
+        "attrs": {
+            "model_file": model_file,
+            "behaviour": behaviour.name,
+            "noise": behaviour.noise,
+            "success": success,
+            "seed": seed,
+        },
+    }

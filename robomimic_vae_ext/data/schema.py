@@ -1,0 +1,149 @@
+"""robomimic's HDF5 layout: episodes, filter keys (masks), and the whole file.
+
+    data                      attrs: total, env_args
+      demo_0                  attrs: num_samples, model_file (and ours: behaviour, success, ...)
+        obs/KEY               (T, ...)
+        next_obs/KEY          (T, ...)
+        actions rewards dones states
+    mask/NAME                 names of demonstrations
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+
+from robomimic_vae_ext.data.envs import dumps_env_args
+
+VALID_SHARE: Final = 0.1
+STEP_ARRAYS: Final = ("actions", "rewards", "dones", "states")
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """Totals of a dataset that was written.
+
+    Args:
+        transitions: number of transitions.
+        successes: number of successful episodes.
+    """
+
+    transitions: int
+    successes: int
+
+
+def write_episode(group: h5py.Group, episode: dict[str, Any]) -> None:
+    """Write one episode as `collect.run_episode` returns it: T + 1 observations, each once."""
+    for key, values in episode["obs"].items():
+        group.create_dataset(f"obs/{key}", data=values)
+    for key in STEP_ARRAYS:
+        group.create_dataset(key, data=episode[key])
+    for key, value in episode["attrs"].items():
+        group.attrs[key] = value
+
+
+def write_dataset(
+    path: Path,
+    episodes: Sequence[Path],
+    env_args: dict[str, Any],
+    notes: dict[str, Any],
+    seed: int,
+    compress: str = "",
+) -> DatasetSummary:
+    """Join episode files to one robomimic dataset.
+
+    Args:
+        path: of the file to write; replaced if it exists.
+        episodes: files written by `write_episode`, in the order of the demonstrations.
+        env_args: robomimic's environment metadata.
+        notes: JSON-able facts to keep in an attribute of `data`.
+        seed: of the split into train and valid.
+        compress: `gzip`, `lzf` or empty, for pictures.
+
+    Returns:
+        Totals.
+    """
+    total, behaviours, successes = 0, [], []
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        for index, episode_path in enumerate(episodes):
+            with h5py.File(episode_path, "r") as episode:
+                total += _copy_episode(episode, data.create_group(f"demo_{index}"), compress)
+                behaviours.append(str(episode.attrs["behaviour"]))
+                successes.append(bool(episode.attrs["success"]))
+        data.attrs["total"] = total
+        data.attrs["env_args"] = dumps_env_args(env_args)
+        masks = make_masks(behaviours, successes, seed)
+        for name, demos in masks.items():
+            file.create_dataset(f"mask/{name}", data=np.array(demos, dtype="S"))
+        counts = {
+            name: {
+                "episodes": behaviours.count(name),
+                "successes": sum(s for b, s in zip(behaviours, successes, strict=True) if b == name),
+            }
+            for name in sorted(set(behaviours))
+        }
+        rate = sum(successes) / len(successes)
+        data.attrs["notes"] = json.dumps(
+            notes | {"behaviours": counts, "success_rate": rate}, indent=4
+        )
+    return DatasetSummary(total, sum(successes))
+
+
+def _copy_episode(source: h5py.File, target: h5py.Group, compress: str) -> int:
+    """Copy an episode, with next observations spelled out, and return its length."""
+    length: int = source["actions"].shape[0]
+    for key, values in source["obs"].items():
+        array = values[()]
+        options: dict[str, Any] = {}
+        if compress and array.ndim == 4:
+            # One chunk a picture: training reads single time steps in random order.
+            options = {"compression": compress, "chunks": (1, *array.shape[1:])}
+        target.create_dataset(f"obs/{key}", data=array[:-1], **options)
+        target.create_dataset(f"next_obs/{key}", data=array[1:], **options)
+    for key in STEP_ARRAYS:
+        target.create_dataset(key, data=source[key][()])
+    for key, value in source.attrs.items():
+        target.attrs[key] = value
+    target.attrs["num_samples"] = length
+    return length
+
+
+def make_masks(
+    behaviours: Sequence[str], successes: Sequence[bool], seed: int
+) -> dict[str, list[str]]:
+    """Return the filter keys of a dataset; none of them is empty.
+
+    Args:
+        behaviours: name of every episode's behaviour.
+        successes: whether it succeeded.
+        seed: of the split.
+
+    Returns:
+        `train` and `valid` (a tenth, at least one of two or more), one key per behaviour,
+        `success`, `failure`, and of each of these its share of the split, named as robomimic's
+        `split_train_val.py --filter_key` names them: `success_train`, `success_valid`, ...
+    """
+    count = len(behaviours)
+    valid_count = max(int(VALID_SHARE * count), min(1, count - 1))
+    order = np.random.default_rng([seed, count]).permutation(count)
+    valid = set(order[:valid_count].tolist())
+    groups = {"success": [i for i in range(count) if successes[i]]}
+    groups["failure"] = [i for i in range(count) if not successes[i]]
+    for name in sorted(set(behaviours)):
+        groups[name] = [i for i in range(count) if behaviours[i] == name]
+    indices = {
+        "train": [i for i in range(count) if i not in valid],
+        "valid": sorted(valid),
+    }
+    for name, members in groups.items():
+        indices[name] = members
+        indices[f"{name}_train"] = [i for i in members if i not in valid]
+        indices[f"{name}_valid"] = [i for i in members if i in valid]
+    return {name: [f"demo_{i}" for i in members] for name, members in indices.items() if members}

@@ -22,6 +22,9 @@ TURN: Final = 0.5  # [rad] rotation that an action of 1 asks of the controller
 OPEN: Final = -1.0
 CLOSE: Final = 1.0
 ACTION_SIZE: Final = 7
+CUBE_ON_CUBE: Final = 0.045  # [m] height of Stack's red cube over the green one
+LOW_ENOUGH: Final = 0.052  # [m] the red cube may fall so far when it is let go
+CAN_PLACE: Final = np.array([0.1975, 0.4025, 0.97])  # [m] above the can's quarter of the bin
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,64 @@ class LiftExpert(Expert):
         return obs["robot0_eef_pos"] + np.array([0.0, 0.0, STEP]), CLOSE
 
 
-EXPERTS: Final[dict[str, type[Expert]]] = {"Lift": LiftExpert}
+class StackExpert(Expert):
+    """Grasps the red cube, puts it on the green one and lets go."""
+
+    grasp = Grasp("cubeA_pos", height=0.0, reach=0.015, contact=0.060, held=0.050)
+
+    def _decide(self, obs: dict[str, Any]) -> tuple[np.ndarray, float]:
+        """Let go of a cube that stands on the other, else grasp and carry."""
+        above = obs["cubeA_pos"] - obs["cubeB_pos"]
+        if np.hypot(above[0], above[1]) < 0.015 and CUBE_ON_CUBE - 0.01 < above[2] < LOW_ENOUGH:
+            return obs["robot0_eef_pos"], OPEN
+        return super()._decide(obs)
+
+    def _carry(self, obs: dict[str, Any]) -> tuple[np.ndarray, float]:
+        """Up, over the green cube, and down."""
+        goal = obs["cubeB_pos"] + np.array([0.0, 0.0, CUBE_ON_CUBE])
+        return carry_over(obs, obs["cubeA_pos"], goal), CLOSE
+
+
+class PickPlaceCanExpert(Expert):
+    """Grasps the can, carries it over its quarter of the other bin and drops it."""
+
+    grasp = Grasp("Can_pos", height=0.02, reach=0.018, contact=0.060, held=0.053)
+
+    def _decide(self, obs: dict[str, Any]) -> tuple[np.ndarray, float]:
+        """Let go of a can that is over its place, else grasp and carry."""
+        beside = obs["Can_pos"][:2] - CAN_PLACE[:2]
+        if np.max(np.abs(beside)) < 0.05:
+            return obs["robot0_eef_pos"], OPEN
+        return super()._decide(obs)
+
+    def _carry(self, obs: dict[str, Any]) -> tuple[np.ndarray, float]:
+        """Up and over the wall between the bins."""
+        return carry_over(obs, obs["Can_pos"], CAN_PLACE), CLOSE
+
+
+EXPERTS: Final[dict[str, type[Expert]]] = {
+    "Lift": LiftExpert,
+    "Stack": StackExpert,
+    "PickPlaceCan": PickPlaceCanExpert,
+}
+
+
+def carry_over(obs: dict[str, Any], held: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """Return the gripper's target (3,) that takes a held object to a place from above.
+
+    Sideways motion waits while the object is below the funnel, or it would run into what stands
+    between.
+
+    Args:
+        obs: raw observation.
+        held: (3,) position of the object [m].
+        goal: (3,) where it shall go [m].
+    """
+    error = goal - held
+    move = funnel(goal, error) - held
+    low = np.clip((move[2] - 0.01) / 0.03, 0.0, 1.0)
+    move[:2] *= 1 - low
+    return obs["robot0_eef_pos"] + move
 
 
 def opening(obs: dict[str, Any]) -> float:

@@ -22,6 +22,7 @@ TURN: Final = 0.5  # [rad] rotation that an action of 1 asks of the controller
 OPEN: Final = -1.0
 CLOSE: Final = 1.0
 ACTION_SIZE: Final = 7
+SLIP: Final = 0.012  # [m] how far an object may slip down between closed fingers
 CUBE_ON_CUBE: Final = 0.045  # [m] height of Stack's red cube over the green one
 LOW_ENOUGH: Final = 0.052  # [m] the red cube may fall so far when it is let go
 CAN_PLACE: Final = np.array([0.1975, 0.4025, 0.97])  # [m] above the can's quarter of the bin
@@ -155,7 +156,11 @@ class Expert:
         grasp = self.grasp
         point = obs[grasp.object_key] + self._offset + np.array([0.0, 0.0, grasp.height])
         error = point - obs["robot0_eef_pos"]
-        if max(np.hypot(error[0], error[1]), abs(error[2])) > grasp.reach:
+        # An object that slips while it is lifted is below the gripper, and is still held.
+        slack = SLIP if opening(obs) < grasp.contact else 0.0
+        if np.hypot(error[0], error[1]) > grasp.reach or not (
+            -grasp.reach - slack < error[2] < grasp.reach
+        ):
             return funnel(point, error), OPEN
         # From 0 to 1 while the fingers close: no pause, and no state that cannot be seen.
         grip = np.clip((grasp.contact - opening(obs)) / (grasp.contact - grasp.held), 0.0, 1.0)

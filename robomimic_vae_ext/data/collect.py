@@ -149,9 +149,7 @@ def collect(
     )
 
 
-def _prepare_partial(
-    settings: CollectSettings, out: Path, resume: bool, overwrite: bool
-) -> Path:
+def _prepare_partial(settings: CollectSettings, out: Path, resume: bool, overwrite: bool) -> Path:
     """Return the folder for unfinished work, after checking what is there already."""
     partial = out.with_name(out.name + ".partial")
     if out.exists() and not overwrite:

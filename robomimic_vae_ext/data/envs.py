@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 from xml.etree import ElementTree
@@ -162,15 +164,15 @@ def _controller_config() -> dict[str, Any]:
     return config
 
 
-class quiet_robosuite:  # noqa: N801 - used like a function
-    """Context manager that keeps robosuite's logger to errors."""
-
-    def __enter__(self) -> None:
-        self._level = ROBOSUITE_DEFAULT_LOGGER.level
-        ROBOSUITE_DEFAULT_LOGGER.setLevel("ERROR")
-
-    def __exit__(self, *_: object) -> None:
-        ROBOSUITE_DEFAULT_LOGGER.setLevel(self._level)
+@contextmanager
+def quiet_robosuite() -> Iterator[None]:
+    """Keep robosuite's logger to errors for a while."""
+    level = ROBOSUITE_DEFAULT_LOGGER.level
+    ROBOSUITE_DEFAULT_LOGGER.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        ROBOSUITE_DEFAULT_LOGGER.setLevel(level)
 
 
 def build_env(env_args: dict[str, Any]) -> Any:

@@ -266,7 +266,7 @@ def straighten(quat: np.ndarray, gain: float = 0.5) -> np.ndarray:
     Args:
         quat: (4,) x, y, z, w of the gripper; (1, 0, 0, 0) is straight down.
     """
-    x, y, z, w = quat if quat[0] >= 0 else -quat
+    _, y, z, w = quat if quat[0] >= 0 else -quat
     # For small angles the rotation from `quat` to (1, 0, 0, 0) is 2 * (vector part of the error).
     error = 2 * np.array([w, z, -y])
     return gain * error / TURN

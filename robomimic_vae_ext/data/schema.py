@@ -1,11 +1,11 @@
 """robomimic's HDF5 layout: episodes, filter keys (masks), and the whole file.
 
-    data                      attrs: total, env_args
-      demo_0                  attrs: num_samples, model_file (and ours: behaviour, success, ...)
-        obs/KEY               (T, ...)
-        next_obs/KEY          (T, ...)
-        actions rewards dones states
-    mask/NAME                 names of demonstrations
+data                      attrs: total, env_args
+  demo_0                  attrs: num_samples, model_file (and ours: behaviour, success, ...)
+    obs/KEY               (T, ...)
+    next_obs/KEY          (T, ...)
+    actions rewards dones states
+mask/NAME                 names of demonstrations
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def write_dataset(
         counts = {
             name: {
                 "episodes": behaviours.count(name),
-                "successes": sum(s for b, s in zip(behaviours, successes, strict=True) if b == name),
+                "successes": sum(
+                    s for b, s in zip(behaviours, successes, strict=True) if b == name
+                ),
             }
             for name in sorted(set(behaviours))
         }

@@ -75,9 +75,9 @@ def validate_dataset(
         DatasetError: the first problem found.
     """
     path = Path(path)
-    with _open(path) as file:
-        demos = _demos(file, path)
-        env_args = _env_args(file, path)
+    with open_dataset(path) as file:
+        demos = demo_names(file, path)
+        env_args = read_env_args(file, path)
         check_version(env_args, path, strict_version)
         first = file["data"][demos[0]]
         reference = _reference_shapes(first, demos[0], path, obs_keys)
@@ -94,7 +94,7 @@ def validate_dataset(
     return DatasetInfo(path, demos, transitions, reference, action_size, env_args, masks)
 
 
-def _open(path: Path) -> h5py.File:
+def open_dataset(path: Path) -> h5py.File:
     """Open the file for reading."""
     if not path.is_file():
         raise DatasetError(
@@ -110,7 +110,7 @@ def _open(path: Path) -> h5py.File:
         ) from error
 
 
-def _demos(file: h5py.File, path: Path) -> tuple[str, ...]:
+def demo_names(file: h5py.File, path: Path) -> tuple[str, ...]:
     """Return the names of the demonstrations, by number."""
     data = file.get("data")
     if not isinstance(data, h5py.Group):
@@ -134,7 +134,7 @@ def _demos(file: h5py.File, path: Path) -> tuple[str, ...]:
     return tuple(sorted(demos, key=lambda name: int(name.removeprefix("demo_"))))
 
 
-def _env_args(file: h5py.File, path: Path) -> dict[str, Any]:
+def read_env_args(file: h5py.File, path: Path) -> dict[str, Any]:
     """Return the environment metadata."""
     text = file["data"].attrs.get("env_args")
     action = "Add the JSON attribute env_args to the group data, as robomimic's datasets have it."

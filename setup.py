@@ -8,10 +8,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 STARTUP = ROOT / "robomimic_vae_ext" / "_startup.py"
 STARTUP_MODULE = "_robomimic_vae_ext_startup"
-PTH = (
-    "import os; os.environ.get('ROBOMIMIC_VAE_EXT_DISABLE') "
-    f"or __import__('{STARTUP_MODULE}')\n"
-)
+PTH = f"import os; os.environ.get('ROBOMIMIC_VAE_EXT_DISABLE') or __import__('{STARTUP_MODULE}')\n"
 
 # setuptools swallows errors of build_py in editable mode; this one must not be swallowed.
 assert STARTUP.is_file(), f"{STARTUP} is missing: the source tree is incomplete"
@@ -25,6 +22,7 @@ class BuildWithStartupFile(build_py):
     """
 
     def run(self) -> None:
+        """Build as usual, then write both files where they will be found."""
         super().run()
         target = Path(self.build_lib)
         if self.editable_mode:
@@ -34,6 +32,7 @@ class BuildWithStartupFile(build_py):
             path.write_text(text)
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        """Name the two files too, so that wheels and uninstalling know them."""
         extra = [] if self.editable_mode else list(self._startup_files(Path(self.build_lib)))
         return super().get_outputs(include_bytecode) + [str(path) for path in extra]
 

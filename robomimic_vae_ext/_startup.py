@@ -5,7 +5,14 @@ Installation copies this file into site-packages as `_robomimic_vae_ext_startup.
 `sys` (the rest waits until robomimic is used), and knows nothing about the plugin but its name.
 """
 
+from __future__ import annotations
+
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing typing at every start of Python would cost more than the hook
+    from types import ModuleType
+    from typing import Any
 
 PLUGIN = "robomimic_vae_ext"
 
@@ -29,10 +36,10 @@ class RobomimicFinder:
 
     marker = PLUGIN
 
-    def __init__(self):
-        self._busy = set()
+    def __init__(self) -> None:
+        self._busy: set[str] = set()
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         """Return the module's ordinary spec with a wrapped loader, or None if it is not watched."""
         if fullname not in WATCHED or fullname in self._busy:
             return None
@@ -49,10 +56,10 @@ class RobomimicFinder:
         return spec
 
     @staticmethod
-    def _wrap(loader, fullname):
+    def _wrap(loader: Any, fullname: str) -> None:
         execute = loader.exec_module
 
-        def exec_module(module):
+        def exec_module(module: ModuleType) -> None:
             plugin = load_plugin(fullname)
             with plugin.around_import(fullname):
                 execute(module)
@@ -61,7 +68,7 @@ class RobomimicFinder:
         loader.exec_module = exec_module
 
 
-def load_plugin(trigger):
+def load_plugin(trigger: str) -> Any:
     """Import the plugin; a failure becomes an ImportError of the robomimic module that woke us."""
     try:
         from importlib import import_module
@@ -75,7 +82,7 @@ def load_plugin(trigger):
         ) from error
 
 
-def install():
+def install() -> None:
     """Put the finder first on `sys.meta_path`, once."""
     if not any(getattr(finder, "marker", None) == PLUGIN for finder in sys.meta_path):
         sys.meta_path.insert(0, RobomimicFinder())

@@ -62,7 +62,7 @@ def serve_in_memory_replay(train_utils: ModuleType) -> None:
     next_obs per sample), and `hdf5_cache_mode="all"` keeps all those copies in memory.
     Drop when: robomimic lets a config choose its dataset class.
     """
-    stock = train_utils.dataset_factory
+    stock: Any = train_utils.dataset_factory
     if getattr(stock, "wrapped_for_lapo", False):
         return
 
@@ -75,7 +75,7 @@ def serve_in_memory_replay(train_utils: ModuleType) -> None:
         return replay_from_config(config, obs_keys, *args, **kwargs)
 
     dataset_factory.wrapped_for_lapo = True  # type: ignore[attr-defined]
-    train_utils.dataset_factory = dataset_factory
+    train_utils.dataset_factory = dataset_factory  # type: ignore[attr-defined]
 
 
 def dataset_path(config: Any) -> str:
@@ -111,3 +111,8 @@ def randomizers(encoder: Any, key: str) -> list[Any]:
 def normalization_function(obs_utils: ModuleType) -> Callable[..., Any]:
     """`normalize_obs` of 0.3.0 is called `normalize_dict` in 0.5.0. Drop with robomimic 0.3."""
     return getattr(obs_utils, "normalize_dict", None) or obs_utils.normalize_obs
+
+
+def can_resume() -> bool:
+    """Whether stock train.py has `--resume` (0.5.0 has). Drop with robomimic 0.3."""
+    return robomimic_version() >= Version("0.4")

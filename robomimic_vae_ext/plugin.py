@@ -68,9 +68,18 @@ def _register_algo() -> None:
     from robomimic.algo.algo import REGISTERED_ALGO_FACTORY_FUNCS, register_algo_factory_func
 
     _refuse_foreign("algorithm", REGISTERED_ALGO_FACTORY_FUNCS)
-    import robomimic_vae_ext.lapo.algo as lapo_algo
+    # Now, so that a broken installation is heard of now. It may be half-way through its own
+    # import, which brought robomimic.algo here: so nothing of it is touched before it is used.
+    import robomimic_vae_ext.lapo.algo  # noqa: F401
 
-    register_algo_factory_func(ALGO_NAME)(lapo_algo.algo_config_to_class)
+    register_algo_factory_func(ALGO_NAME)(algo_config_to_class)
+
+
+def algo_config_to_class(algo_config: Any) -> tuple[type, dict[str, Any]]:
+    """Factory function of robomimic's registry: the class, and no further arguments."""
+    from robomimic_vae_ext.lapo.algo import LAPO
+
+    return LAPO, {}
 
 
 def _refuse_foreign(kind: str, registry: Mapping[str, Any]) -> None:

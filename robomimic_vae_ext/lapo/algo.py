@@ -6,7 +6,7 @@ The order of one gradient step stands in `LAPO.train_on_batch`; the equations in
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, NamedTuple
@@ -26,11 +26,6 @@ Obs = dict[str, Tensor]
 TARGETS = {"critic_target": "critic", "actor_vae_target": "actor_vae", "actor_target": "actor"}
 
 
-def algo_config_to_class(algo_config: Any) -> tuple[type[LAPO], dict[str, Any]]:
-    """Factory function of robomimic's registry."""
-    return LAPO, {}
-
-
 class Targets(NamedTuple):
     """What the losses regress to; computed once, before any optimizer steps."""
 
@@ -48,7 +43,7 @@ class _ScaleGradient(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad * ctx.scale, None
 
 
@@ -59,6 +54,8 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
     optimizer; n-step returns; trunks; targets are computed once per step, before any update.
     """
 
+    nets: Any  # a ModuleDict, made by robomimic's base class; its entries have own methods
+
     # ---- construction ----
 
     def _create_networks(self) -> None:
@@ -68,7 +65,11 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         config = self.algo_config
         self.frame_stack = self.global_config.train.frame_stack
         encoder = networks.ObsEncoder(
-            groups, self.obs_config.encoder, config.encoder.norm, self.frame_stack
+            groups,
+            self.obs_config.encoder,
+            norm=config.encoder.norm,
+            frame_stack=self.frame_stack,
+            frozen=self.owner == "frozen",
         )
         dims = {"feature_dim": encoder.output_dim, "trunk_dim": config.encoder.trunk_dim}
         latent_dim = config.vae.latent_dim or 2 * self.ac_dim
@@ -90,8 +91,6 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         )
         for target, source in TARGETS.items():
             self.nets[target] = deepcopy(self.nets[source]).requires_grad_(False)
-        if self.owner == "frozen":
-            self.nets["obs_encoder"].requires_grad_(False)
         self.nets = self.nets.float().to(self.device)
         self._gradient_steps = 0
 
@@ -181,10 +180,15 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         if "discounts" not in batch:
             batch = self._reduce_windows(batch)
         wanted = ("obs", "next_obs", "goal_obs", "actions", "rewards", "discounts")
-        batch = {key: batch.get(key) for key in wanted}
-        for key in ("actions", "rewards", "discounts"):
-            batch[key] = batch[key].float()
-        return tensor_utils.to_device(batch, self.device)
+        batch = tensor_utils.to_device({key: batch.get(key) for key in wanted}, self.device)
+        # uint8 images stay as they are: robomimic's postprocessing scales them to [0, 1].
+        return tensor_utils.recursive_dict_list_tuple_apply(
+            batch,
+            {
+                torch.Tensor: lambda x: x if x.dtype == torch.uint8 else x.float(),
+                type(None): lambda x: x,
+            },
+        )
 
     def _reduce_windows(self, batch: dict[str, Any]) -> dict[str, Any]:
         first, n = self.frame_stack - 1, self.algo_config.n_step
@@ -230,7 +234,8 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         with torch.no_grad() if validate or self.owner == "frozen" else torch.enable_grad():
             features = self.encode(batch["obs"], batch["goal_obs"])  # (B, D), graph kept
         with torch.no_grad():
-            next_features = self.encode(batch["next_obs"], batch["goal_obs"])  # (B, D)
+            with networks.batch_norm_in_eval_mode(self.nets["obs_encoder"]):
+                next_features = self.encode(batch["next_obs"], batch["goal_obs"])  # (B, D)
             targets = self._targets(batch, features, next_features)
         with torch.no_grad() if validate else torch.enable_grad():
             info = self._update_critic_and_vae(batch, features, targets, validate)
@@ -282,9 +287,14 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
             targets.q,
             targets.v,
         )
+        reconstruction, mean, log_std = self.nets["actor_vae"](
+            self._features_for_vae(features), batch["actions"]
+        )
         vae_loss, vae_info = losses.vae_loss(
             batch["actions"],
-            *self.nets["actor_vae"](self._features_for_vae(features), batch["actions"]),
+            reconstruction,
+            mean,
+            log_std,
             targets.weights,
             self.algo_config.vae.kl_beta,
         )
@@ -323,7 +333,7 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         for name in names:
             self.optimizers[name].zero_grad()
         loss.backward(retain_graph=retain_graph)
-        info = {}
+        info: dict[str, Any] = {}
         for name in names:
             info |= self._clip(name)
             self.optimizers[name].step()
@@ -357,7 +367,7 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
     @torch.no_grad()
     def _update_targets(self) -> None:
         for target, source in TARGETS.items():
-            slow = list(self.nets[target].parameters())
+            slow: list[Tensor] = list(self.nets[target].parameters())
             torch._foreach_lerp_(
                 slow, list(self.nets[source].parameters()), self.algo_config.target_tau
             )
@@ -378,13 +388,10 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         return log
 
     def set_train(self) -> None:
-        """Set training mode; slow copies, and a frozen encoder, stay in eval mode."""
+        """Set training mode; slow copies stay in eval mode."""
         super().set_train()
-        for name in self._always_eval():
+        for name in TARGETS:
             self.nets[name].eval()
-
-    def _always_eval(self) -> Iterable[str]:
-        return [*TARGETS, *(["obs_encoder"] if self.owner == "frozen" else [])]
 
     def _features_of(self, obs_dict: Obs, goal_dict: Obs | None) -> Tensor:
         obs = {key: obs_dict[key] for key in self.obs_shapes}
@@ -489,6 +496,7 @@ def repeated_transitions(entries: list[Tensor]) -> Tensor:
         rows, columns = repeated.nonzero(as_tuple=True)
         if len(rows) == 0:
             break
-        same = (value[rows, columns] == value[rows, columns - 1]).flatten(1).all(dim=1)
+        equal = value[rows, columns] == value[rows, columns - 1]  # (R, ...)
+        same = equal.reshape(len(rows), -1).all(dim=1)
         repeated[rows[~same], columns[~same]] = False
     return repeated

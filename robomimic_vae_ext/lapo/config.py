@@ -169,7 +169,9 @@ def check_values(config: Any) -> None:
         ConfigError: the first value that is out of range or contradicts another.
     """
     algo, train = config.algo, config.train
-    _require(algo.encoder.owner in OWNERS, "algo.encoder.owner", algo.encoder.owner, f"one of {OWNERS}")
+    _require(
+        algo.encoder.owner in OWNERS, "algo.encoder.owner", algo.encoder.owner, f"one of {OWNERS}"
+    )
     _require(algo.encoder.norm in NORMS, "algo.encoder.norm", algo.encoder.norm, f"one of {NORMS}")
     latent = algo.actor.rollout_latent
     _require(

@@ -8,7 +8,8 @@ robomimic by subclassing and can be named in any robomimic config.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import robomimic.models.base_nets as base_nets
@@ -35,11 +36,10 @@ class NatureCNNCore(obs_core.EncoderCore):
     Source: architecture of DQN (Mnih et al. 2015), without its final linear layer.
     """
 
-    def __init__(
-        self, input_shape: Sequence[int], channels: Sequence[int] = (32, 64, 64)
-    ) -> None:
+    def __init__(self, input_shape: Sequence[int], channels: Sequence[int] = (32, 64, 64)) -> None:
         super().__init__(input_shape=input_shape)
         first, second, third = channels
+        self.out_channels = third
         self.nets = nn.Sequential(
             nn.Conv2d(input_shape[0], first, kernel_size=8, stride=4),
             nn.ReLU(),
@@ -53,7 +53,7 @@ class NatureCNNCore(obs_core.EncoderCore):
     def output_shape(self, input_shape: Sequence[int] | None = None) -> list[int]:
         """Shape of one flattened feature vector, `[D]`."""
         height, width = (self._after_convs(size) for size in self.input_shape[1:])
-        return [self.nets[4].out_channels * height * width]
+        return [self.out_channels * height * width]
 
     @staticmethod
     def _after_convs(size: int) -> int:
@@ -93,6 +93,7 @@ class ObsEncoder(nn.Module):
         encoder_config: `config.observation.encoder`.
         norm: what becomes of BatchNorm layers, see config.py.
         frame_stack: frames per observation; each is encoded alone, features are concatenated.
+        frozen: nothing in it is ever trained. Random crops go on, as for every other owner.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class ObsEncoder(nn.Module):
         encoder_config: Any,
         norm: str,
         frame_stack: int = 1,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         self.groups = tuple(group_shapes)
@@ -109,7 +111,8 @@ class ObsEncoder(nn.Module):
             observation_group_shapes=group_shapes,
             encoder_kwargs=obs_utils.obs_encoder_kwargs_from_config(encoder_config),
         )
-        self._freeze_statistics = norm == "frozen_batch_norm"
+        self._freeze_statistics = frozen or norm == "frozen_batch_norm"
+        self.requires_grad_(not frozen)
         if norm == "group_norm":
             replace_batch_norm(self)
         frames = {"obs": frame_stack}
@@ -121,9 +124,8 @@ class ObsEncoder(nn.Module):
         """Set train or eval mode; `frozen_batch_norm` layers stay in eval mode."""
         super().train(mode)
         if self._freeze_statistics:
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+            for layer in batch_norms(self):
+                layer.eval()
         return self
 
     def forward(self, obs: dict[str, Tensor], goal: dict[str, Tensor] | None = None) -> Tensor:
@@ -144,6 +146,24 @@ class ObsEncoder(nn.Module):
         return torch.cat(features, dim=-1)
 
 
+def batch_norms(module: nn.Module) -> list[nn.Module]:
+    """Every BatchNorm layer below `module`."""
+    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+@contextmanager
+def batch_norm_in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """Encode without moving BatchNorm's statistics: next observations must not count twice."""
+    layers = [layer for layer in batch_norms(module) if layer.training]
+    for layer in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train()
+
+
 def replace_batch_norm(module: nn.Module, channels_per_group: int = 16) -> None:
     """Replace every BatchNorm2d below `module` by GroupNorm, in place.
 
@@ -158,6 +178,7 @@ def replace_batch_norm(module: nn.Module, channels_per_group: int = 16) -> None:
             with torch.no_grad():
                 norm.weight.copy_(child.weight)
                 norm.bias.copy_(child.bias)
+            norm.requires_grad_(child.weight.requires_grad)
             setattr(module, name, norm)
         else:
             replace_batch_norm(child, channels_per_group)

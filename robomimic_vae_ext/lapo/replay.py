@@ -85,8 +85,9 @@ class ReplayDataset(Dataset):
             steps = torch.arange(len(rewards))[:, None] + torch.arange(n_step)  # (T, n)
             padded = steps >= len(rewards)
             steps = steps.clamp(max=len(rewards) - 1)
-            windows = (torch.from_numpy(x).flatten()[steps] for x in (rewards, dones))
-            parts.append(losses.n_step_return(*windows, padded, discount))
+            reward_windows = torch.from_numpy(rewards).flatten()[steps]
+            done_windows = torch.from_numpy(dones).flatten()[steps]
+            parts.append(losses.n_step_return(reward_windows, done_windows, padded, discount))
         self.rewards, self.discounts, last = (
             torch.cat(column) for column in zip(*parts, strict=True)
         )
@@ -149,8 +150,8 @@ class ReplayDataset(Dataset):
             index: (B,) int64.
 
         Returns:
-            `obs`, `next_obs`: key to (B, F, ...) as stored; `actions` (B, A); `rewards`, `discounts`
-            (B,); `goal_obs` if the config asks for it.
+            `obs`, `next_obs`: key to (B, F, ...) as stored; `actions` (B, A); `rewards`,
+            `discounts` (B,); `goal_obs` if the config asks for it.
         """
         stack = torch.arange(self.sequences.n_frame_stack - 1, -1, -1)  # F - 1, ..., 0 steps back
         first = self.first_rows[index][:, None]

@@ -1,0 +1,145 @@
+"""One policy, one environment, seeded episodes: what happens in each."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import robomimic.utils.file_utils as file_utils
+import robomimic.utils.torch_utils as torch_utils
+import torch
+
+from robomimic_vae_ext.data import envs
+from robomimic_vae_ext.errors import CheckpointError
+
+VIDEO_SIZE = 256  # height and width of a video frame [pixel]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Outcome of one episode."""
+
+    index: int
+    seed: int
+    success: bool
+    length: int  # environment steps
+    total_reward: float
+    seconds: float  # wall time, informative only
+
+
+def episode_seed(seed: int, index: int) -> int:
+    """Seed of one episode, whoever runs it: the children of a SeedSequence never coincide."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a robomimic checkpoint.
+
+    Raises:
+        CheckpointError: missing file, damaged file, or not written by robomimic.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"there is no file {path}",
+            "a checkpoint (*.pth) in the `models` folder of a training run",
+            "Check the path.",
+        )
+    try:
+        checkpoint = file_utils.load_dict_from_checkpoint(ckpt_path=str(path))
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path} cannot be read ({type(error).__name__}: {reason})",
+            "a complete checkpoint written by robomimic",
+            "Take another checkpoint of the run; this one may be half-written.",
+        ) from error
+    missing = {"model", "config", "algo_name", "env_metadata", "shape_metadata"} - set(checkpoint)
+    if missing:
+        raise CheckpointError(
+            f"{path} lacks {sorted(missing)}",
+            "a checkpoint written by robomimic's training script",
+            "Pass one of the files in the `models` folder of a run.",
+        )
+    return checkpoint
+
+
+class Runner:
+    """A policy from a checkpoint and its environment, ready to play seeded episodes.
+
+    Args:
+        checkpoint: from `load_checkpoint`.
+        horizon: steps after which an episode has failed; None takes the config's.
+        device: torch device name; None takes the GPU if the checkpoint's config asks for one.
+
+    Raises:
+        SimulationError: pictures are needed and cannot be rendered.
+    """
+
+    def __init__(
+        self, checkpoint: dict[str, Any], horizon: int | None = None, device: str | None = None
+    ) -> None:
+        config, _ = file_utils.config_from_checkpoint(ckpt_dict=checkpoint)
+        self.horizon = horizon or config.experiment.rollout.horizon
+        if checkpoint["shape_metadata"]["use_images"]:
+            envs.require_rendering()
+        target = (
+            torch.device(device)
+            if device
+            else torch_utils.get_torch_device(try_to_use_cuda=config.train.cuda)
+        )
+        with contextlib.redirect_stdout(io.StringIO()), envs.quiet_robosuite():
+            self.policy, _ = file_utils.policy_from_checkpoint(ckpt_dict=checkpoint, device=target)
+            self.env, _ = file_utils.env_from_checkpoint(ckpt_dict=checkpoint)
+        if config.use_goals:
+            raise CheckpointError(
+                "the policy is goal-conditioned",
+                "a policy without goals (robosuite environments have none to give)",
+                "Train without observation.modalities.goal to evaluate in robosuite.",
+            )
+
+    def play(
+        self, index: int, seed: int, on_frame: Callable[[np.ndarray], None] | None = None
+    ) -> Episode:
+        """Play one episode until success or the horizon.
+
+        Args:
+            index: number of the episode.
+            seed: sets the initial state, and the noise of policies that sample actions.
+            on_frame: receives a picture (256, 256, 3) uint8 after every step.
+        """
+        begin = time.perf_counter()
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        envs.reseed(base_env(self.env), seed)
+        self.policy.start_episode()
+        obs = self.env.reset()
+        total, success, step = 0.0, False, 0
+        while step < self.horizon and not success:
+            obs, reward, _, _ = self.env.step(self.policy(ob=obs))
+            total += float(reward)
+            step += 1
+            success = bool(self.env.is_success()["task"])
+            if on_frame is not None:
+                on_frame(self.env.render(mode="rgb_array", height=VIDEO_SIZE, width=VIDEO_SIZE))
+        return Episode(index, seed, success, step, total, time.perf_counter() - begin)
+
+
+def base_env(env: Any) -> Any:
+    """The robosuite environment inside robomimic's wrappers."""
+    while hasattr(env, "env"):
+        env = env.env
+    return env
+
+
+def use_threads(count: int) -> None:
+    """Limit torch to `count` threads; several workers with all threads each are slower than one."""
+    torch.set_num_threads(count)
+    os.environ["OMP_NUM_THREADS"] = str(count)

@@ -1,0 +1,165 @@
+"""Success rate of a checkpoint over fixed-seed episodes, with its uncertainty."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import robosuite
+import torch
+from tqdm import tqdm
+
+from robomimic_vae_ext import compat
+from robomimic_vae_ext.rollout import episodes, workers
+
+VIDEO_FPS = 20  # = control frequency of our datasets: videos run in real time
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Episodes of one checkpoint, in the order of their numbers."""
+
+    agent: str
+    env_name: str
+    seed: int
+    horizon: int
+    episodes: tuple[episodes.Episode, ...]
+
+    @property
+    def successes(self) -> int:
+        """Number of successful episodes."""
+        return sum(episode.success for episode in self.episodes)
+
+    def summary(self) -> dict[str, Any]:
+        """Statistics and all episodes as plain types, ready for JSON."""
+        n = len(self.episodes)
+        low, high = wilson_interval(self.successes, n)
+        return {
+            "agent": self.agent,
+            "env_name": self.env_name,
+            "n": n,
+            "seed": self.seed,
+            "horizon": self.horizon,
+            "success_rate": self.successes / n,
+            "success_rate_95": [low, high],
+            "mean_length": float(np.mean([e.length for e in self.episodes])),
+            "mean_return": float(np.mean([e.total_reward for e in self.episodes])),
+            "versions": {
+                "robomimic": str(compat.robomimic_version()),
+                "robosuite": robosuite.__version__,
+                "torch": torch.__version__,
+            },
+            "episodes": [asdict(episode) for episode in self.episodes],
+        }
+
+    def sentence(self) -> str:
+        """The result in one line."""
+        result = self.summary()
+        low, high = result["success_rate_95"]
+        return (
+            f"{self.env_name}: success {self.successes}/{result['n']} = "
+            f"{result['success_rate']:.0%} (95 % interval {low:.0%} to {high:.0%}), "
+            f"mean length {result['mean_length']:.1f} steps, "
+            f"mean return {result['mean_return']:.2f}, seed {self.seed}"
+        )
+
+
+def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval of a proportion; unlike the normal one it stays inside [0, 1].
+
+    Args:
+        successes: how many of `n`.
+        n: trials, at least 1.
+        z: quantile of the normal distribution; the default gives 95 %.
+    """
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def evaluate(
+    agent: Path,
+    n: int,
+    seed: int = 0,
+    horizon: int | None = None,
+    video: Path | None = None,
+    video_episodes: int = 5,
+    num_workers: int = 1,
+    device: str | None = None,
+) -> Evaluation:
+    """Play `n` seeded episodes. The same seed gives the same outcomes, with any `num_workers`.
+
+    Args:
+        agent: checkpoint written by robomimic, of any algorithm without goals.
+        n: number of episodes.
+        seed: base seed; see `episodes.episode_seed`.
+        horizon: steps after which an episode has failed; None takes the config's.
+        video: MP4 file for the first `video_episodes` episodes.
+        video_episodes: how many episodes the video shows.
+        num_workers: processes.
+        device: torch device name.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used.
+        SimulationError: no renderer, or a worker died.
+    """
+    checkpoint = episodes.load_checkpoint(agent)
+    runner = None
+    filmed = min(video_episodes, n) if video is not None else 0
+    if num_workers == 1 or filmed:
+        runner = episodes.Runner(checkpoint, horizon, device)
+    parts: list[Iterable[episodes.Episode]] = []
+    if runner is not None and video is not None:
+        parts.append(_film(runner, filmed, seed, video))
+    rest = list(range(filmed, n))
+    if num_workers == 1 and runner is not None:
+        parts.append(runner.play(i, episodes.episode_seed(seed, i)) for i in rest)
+    elif rest:
+        parts.append(
+            workers.play_in_processes(
+                agent, rest, seed, num_workers, horizon=horizon, device=device
+            )
+        )
+    played = []
+    with tqdm(total=n, desc="episodes", unit="episode") as bar:
+        for part in parts:
+            for episode in part:
+                played.append(episode)
+                bar.update()
+                bar.set_postfix(success=f"{sum(e.success for e in played)}/{len(played)}")
+    played.sort(key=lambda episode: episode.index)
+    config = json.loads(checkpoint["config"])
+    return Evaluation(
+        agent=str(agent),
+        env_name=checkpoint["env_metadata"]["env_name"],
+        seed=seed,
+        horizon=horizon or config["experiment"]["rollout"]["horizon"],
+        episodes=tuple(played),
+    )
+
+
+def _film(runner: episodes.Runner, count: int, seed: int, path: Path) -> Iterator[episodes.Episode]:
+    """Play the first episodes and write them to one video, which appears when it is complete."""
+    import imageio
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.stem + ".partial.mp4")
+    with imageio.get_writer(partial, fps=VIDEO_FPS) as writer:
+        for index in range(count):
+            yield runner.play(index, episodes.episode_seed(seed, index), writer.append_data)
+    os.replace(partial, path)
+
+
+def write_json(evaluation: Evaluation, path: Path) -> None:
+    """Write the summary; the file appears when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(evaluation.summary(), indent=2) + "\n")
+    os.replace(partial, path)

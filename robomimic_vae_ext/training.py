@@ -1,0 +1,182 @@
+"""robomimic's train.py, with checks before it and the truth about its end.
+
+Stock train.py catches every exception, prints it and exits 0. Here a failure raises.
+"""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import contextlib
+import functools
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import robomimic.config as config_module
+import robomimic.scripts.train as stock
+
+from robomimic_vae_ext import compat
+from robomimic_vae_ext.data import validate
+from robomimic_vae_ext.errors import ConfigError, VaeExtError
+
+DEBUG_FOLDER = Path("/tmp/tmp_trained_models")  # where stock train.py's --debug writes
+
+
+class TrainingError(VaeExtError):
+    """Training stopped before its end."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of the installed robomimic's train.py."""
+    flags = argparse.ArgumentParser(prog="train.py")
+    flags.add_argument("--config", help="config JSON")
+    flags.add_argument("--algo", help="algorithm, where no config is given")
+    flags.add_argument("--name", help="experiment name, instead of the config's")
+    flags.add_argument("--dataset", help="dataset, instead of the config's")
+    flags.add_argument("--debug", action="store_true", help="a few steps of everything")
+    if compat.can_resume():
+        flags.add_argument("--resume", action="store_true", help="go on with the latest run")
+    return flags
+
+
+def train(argv: list[str]) -> Path:
+    """Check config and dataset, then run stock train.py.
+
+    Differs from stock in two more points: a relative `train.output_dir` is relative to the current
+    folder, not to the installed robomimic; and where nobody can answer, an existing experiment
+    folder is kept and the run goes into a new time-stamped folder inside it.
+
+    Args:
+        argv: flags, as `parser` describes them.
+
+    Returns:
+        The run's folder, with `models`, `logs` and `videos`.
+
+    Raises:
+        ConfigError: unreadable config, unknown key, impossible value.
+        DatasetError: a dataset that does not fit the config.
+        TrainingError: stock training failed; the original exception is its cause.
+    """
+    args = parser().parse_args(argv)
+    config = read_config(args.config, args.algo)
+    with config.unlocked():
+        config.train.data = args.dataset or config.train.data
+        if config.train.data is None:
+            raise ConfigError(
+                "train.data is null", "the path of a dataset", "Set it, or pass --dataset."
+            )
+    path = os.path.expanduser(compat.dataset_path(config))
+    filter_keys = (config.train.hdf5_filter_key, config.train.hdf5_validation_filter_key)
+    validate.validate_dataset(
+        path, obs_keys=config.all_obs_keys, filter_keys=[key for key in filter_keys if key]
+    )
+    with _output_dir(config) as folder, _nobody_answers(), _recorded() as failures:
+        before = set(folder.glob(f"{args.name or config.experiment.name}/*"))
+        stock.main(args)
+        if failures:
+            raise TrainingError(
+                f"training failed with {type(failures[0]).__name__}: {failures[0]}",
+                "the run to finish",
+                "The traceback stands above; what was saved until then is kept.",
+            ) from failures[0]
+        made = set(folder.glob(f"{args.name or config.experiment.name}/*")) - before
+    return max(made, default=folder)
+
+
+def read_config(path: str | None, algo: str | None) -> Any:
+    """Read a config as stock train.py does, with one sentence for each thing that can be wrong.
+
+    Raises:
+        ConfigError: missing or unreadable file, unknown algorithm, key or value.
+    """
+    if path is None:
+        if algo is None:
+            raise ConfigError("neither --config nor --algo is given", "one of them", "Add it.")
+        return _config_of(algo)
+    if not os.path.isfile(path):
+        raise ConfigError(f"there is no file {path}", "a config JSON", "Check --config.")
+    try:
+        with open(path) as file:
+            values = json.load(file)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(
+            f"{path} is not JSON ({error})", "a config JSON", "Correct the file."
+        ) from error
+    if not isinstance(values, dict) or "algo_name" not in values:
+        raise ConfigError(f"{path} has no 'algo_name'", "a robomimic config", "Add the key.")
+    config = _config_of(values["algo_name"])
+    try:
+        with config.values_unlocked():
+            config.update(values)
+        config.lock()
+    except RuntimeError as error:  # robomimic's own configs say it this way
+        raise ConfigError(f"{path}: {error}", "keys of the algorithm", "Correct it.") from error
+    return config
+
+
+def _config_of(algo: str) -> Any:
+    known = sorted(config_module.base_config.REGISTERED_CONFIGS)
+    if algo not in known:
+        raise ConfigError(f"algorithm '{algo}'", f"one of {known}", "Correct its name.")
+    return config_module.config_factory(algo)
+
+
+@contextlib.contextmanager
+def _output_dir(config: Any) -> Iterator[Path]:
+    """Make a relative output_dir mean the current folder; robomimic's lies in site-packages."""
+    folder = Path(config.train.output_dir).expanduser()
+    factory = stock.TrainUtils.get_exp_dir
+
+    @functools.wraps(factory)
+    def get_exp_dir(config: Any, *args: Any, **kwargs: Any) -> Any:
+        with config.unlocked():
+            config.train.output_dir = os.path.abspath(os.path.expanduser(config.train.output_dir))
+        return factory(config, *args, **kwargs)
+
+    stock.TrainUtils.get_exp_dir = get_exp_dir
+    try:
+        yield DEBUG_FOLDER if "--debug" in sys.argv else folder.absolute()
+    finally:
+        stock.TrainUtils.get_exp_dir = factory
+
+
+@contextlib.contextmanager
+def _nobody_answers() -> Iterator[None]:
+    """Answer robomimic's question about an existing folder with "n" (keep it) if nobody can."""
+    ask = builtins.input
+    if not (sys.stdin and sys.stdin.isatty()):
+
+        def answer(prompt: object = "") -> str:
+            print(f"{prompt}n (nobody there to ask)")
+            return "n"
+
+        builtins.input = answer
+    try:
+        yield
+    finally:
+        builtins.input = ask
+
+
+@contextlib.contextmanager
+def _recorded() -> Iterator[list[Exception]]:
+    """Collect the exception that stock `main` swallows."""
+    failures: list[Exception] = []
+    original = stock.train
+
+    @functools.wraps(original)
+    def recording(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(*args, **kwargs)
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    stock.train = recording
+    try:
+        yield failures
+    finally:
+        stock.train = original

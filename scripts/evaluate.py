@@ -1,0 +1,42 @@
+"""Evaluate a checkpoint over fixed-seed episodes: success rate, interval, JSON, video."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import robomimic_vae_ext.errors as errors
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--agent", type=Path, required=True, help="checkpoint (*.pth) of a run")
+    parser.add_argument("--n", type=int, default=50, help="number of episodes")
+    parser.add_argument("--seed", type=int, default=0, help="base seed of the episodes")
+    parser.add_argument("--horizon", type=int, help="steps per episode (default: the config's)")
+    parser.add_argument("--video", type=Path, help="MP4 file for the first episodes")
+    parser.add_argument("--video-episodes", type=int, default=5, help="episodes in the video")
+    parser.add_argument("--json", type=Path, help="file for the result with every episode")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--device", help="torch device (default: as the config says)")
+    args = parser.parse_args()
+    if args.n < 1 or args.workers < 1:
+        parser.error("--n and --workers must be at least 1")
+    # Only now: --help needs neither torch nor a simulator.
+    from robomimic_vae_ext.rollout.evaluate import evaluate, write_json
+
+    result = evaluate(
+        args.agent, args.n, args.seed, args.horizon, args.video, args.video_episodes,
+        args.workers, args.device,
+    )  # fmt: skip
+    if args.json is not None:
+        write_json(result, args.json)
+    print(result.sentence())
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except errors.VaeExtError as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        sys.exit(2)

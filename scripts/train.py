@@ -1,0 +1,24 @@
+"""robomimic's train.py with checks before and a non-zero exit after a failure; same flags."""
+
+import runpy
+import sys
+
+import robomimic_vae_ext.errors as errors
+
+
+def main() -> int:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        runpy.run_module("robomimic.scripts.train", run_name="__main__")
+    from robomimic_vae_ext.training import train
+
+    run_folder = train(sys.argv[1:])
+    print(f"checkpoints, logs and videos: {run_folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except errors.VaeExtError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,171 @@
+"""Fixtures for all tests: a tiny image dataset without simulator, and models built from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).parent.parent
+IMAGE_SIZE = 44  # smallest round size that NatureCNNCore takes after a crop to 40
+OBS_DIMS = {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2, "object": 10}
+CAMERAS = ("agentview_image", "robot0_eye_in_hand_image")
+ACTION_DIM = 7
+
+
+def write_dataset(path: Path, lengths: tuple[int, ...], seed: int = 0) -> None:
+    """Write random demonstrations in robomimic's schema; every second one ends in success."""
+    rng = np.random.default_rng(seed)
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        env_args = {"env_name": "Lift", "env_version": "1.5.2", "type": 1, "env_kwargs": {}}
+        data.attrs["env_args"] = json.dumps(env_args)
+        data.attrs["total"] = sum(lengths)
+        for index, length in enumerate(lengths):
+            demo = data.create_group(f"demo_{index}")
+            demo.attrs["num_samples"] = length
+            done = np.zeros(length)
+            done[-1] = index % 2 == 0
+            demo["actions"] = rng.uniform(-1, 1, (length, ACTION_DIM))
+            demo["rewards"], demo["dones"] = done, done.astype(np.int64)
+            demo["states"] = rng.normal(size=(length, 5))
+            frames: dict[str, np.ndarray] = {
+                key: rng.normal(size=(length + 1, size)) for key, size in OBS_DIMS.items()
+            }
+            shape = (length + 1, IMAGE_SIZE, IMAGE_SIZE, 3)
+            frames |= {key: rng.integers(0, 256, shape, dtype=np.uint8) for key in CAMERAS}
+            for key, value in frames.items():
+                demo[f"obs/{key}"], demo[f"next_obs/{key}"] = value[:-1], value[1:]
+        names = [f"demo_{index}".encode() for index in range(len(lengths))]
+        file["mask/train"], file["mask/valid"] = names[:-1], names[-1:]
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six demonstrations of 3 to 12 steps with two cameras."""
+    path = tmp_path_factory.mktemp("data") / "tiny.hdf5"
+    write_dataset(path, lengths=(12, 9, 3, 7, 11, 8))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Keep torch to one thread: small tensors, and the same sums on every machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def image_settings(owner: str = "critic") -> dict[str, Any]:
+    """What the image tests change from the default config."""
+    return {
+        "train": {"batch_size": 8, "cuda": False, "hdf5_filter_key": "train"},
+        "algo": {
+            "encoder": {"owner": owner, "trunk_dim": 16},
+            "critic": {"layer_dims": [16], "value_bounds": [0.0, 1.0]},
+            "vae": {"layer_dims": [16]},
+            "actor": {"layer_dims": [16]},
+        },
+        "observation": {
+            "modalities": {
+                "obs": {"low_dim": ["robot0_eef_pos", "robot0_gripper_qpos"], "rgb": CAMERAS}
+            },
+            "encoder": {
+                "rgb": {
+                    "core_class": "NatureCNNCore",
+                    "core_kwargs": {"channels": [4, 4, 4]},
+                    "obs_randomizer_class": "SlicedCropRandomizer",
+                    "obs_randomizer_kwargs": {
+                        "crop_height": 40,
+                        "crop_width": 40,
+                        "num_crops": 1,
+                        "pos_enc": False,
+                    },
+                }
+            },
+        },
+    }
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries, the second one winning."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+@pytest.fixture
+def make_config(dataset: Path) -> Callable[..., Any]:
+    """Locked LAPO config for the tiny dataset, with changes."""
+
+    def make(changes: dict[str, Any] | None = None, owner: str = "critic") -> Any:
+        import robomimic.utils.obs_utils as obs_utils
+        from robomimic.config import config_factory
+
+        config = config_factory("lapo")
+        with config.values_unlocked():
+            config.update(merge(image_settings(owner), changes or {}))
+            config.train.data = str(dataset)
+        config.lock()
+        obs_utils.initialize_obs_utils_with_config(config)
+        return config
+
+    return make
+
+
+@pytest.fixture
+def make_model(make_config: Callable[..., Any]) -> Callable[..., Any]:
+    """LAPO model on CPU with fixed weights, in training mode."""
+
+    def make(changes: dict[str, Any] | None = None, owner: str = "critic", seed: int = 0) -> Any:
+        from robomimic.algo import algo_factory
+
+        config = make_config(changes, owner)
+        shapes: dict[str, list[int]] = {key: [size] for key, size in OBS_DIMS.items()}
+        shapes |= {key: [3, IMAGE_SIZE, IMAGE_SIZE] for key in CAMERAS}
+        torch.manual_seed(seed)
+        model = algo_factory("lapo", config, shapes, ACTION_DIM, torch.device("cpu"))
+        model.set_train()
+        return model
+
+    return make
+
+
+@pytest.fixture
+def make_batch(dataset: Path) -> Callable[..., Any]:
+    """One processed batch for a model, from the in-memory replay or from SequenceDataset."""
+
+    def make(model: Any, seed: int = 0, replay: bool = True) -> dict[str, Any]:
+        import robomimic.utils.train_utils as train_utils
+        from torch.utils.data import DataLoader
+
+        config = model.global_config.deepcopy()
+        with config.unlocked():
+            config.algo.replay.enabled = replay
+            config.train.data = [{"path": str(dataset)}] if _data_is_list() else str(dataset)
+        data = train_utils.dataset_factory(
+            config, obs_keys=config.all_obs_keys, filter_by_attribute="train"
+        )
+        generator = torch.Generator().manual_seed(seed)
+        loader = DataLoader(data, batch_size=8, shuffle=True, generator=generator)
+        batch = model.process_batch_for_training(next(iter(loader)))
+        return model.postprocess_batch_for_training(batch, obs_normalization_stats=None)
+
+    return make
+
+
+def _data_is_list() -> bool:
+    from packaging.version import Version
+
+    from robomimic_vae_ext import compat
+
+    return compat.robomimic_version() >= Version("0.4")

@@ -1,0 +1,217 @@
+"""LAPO as robomimic uses it: actions, values, batches, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from packaging.version import Version
+
+from robomimic_vae_ext import compat
+from robomimic_vae_ext.errors import CheckpointError
+from robomimic_vae_ext.lapo.algo import repeated_transitions
+
+
+def rollout_obs(model: Any, n: int = 3, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {key: torch.rand(n, *s, generator=generator) for key, s in model.obs_shapes.items()}
+
+
+def test_actions_are_deterministic_and_in_bounds(make_model: Callable[..., Any]) -> None:
+    model = make_model()
+    model.set_eval()
+    first, second = (model.get_action(rollout_obs(model)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert first.shape == (3, 7)
+    assert first.abs().max() <= 1
+
+
+def test_extra_observations_are_ignored(make_model: Callable[..., Any]) -> None:
+    model = make_model()
+    model.set_eval()
+    obs = rollout_obs(model)
+    assert torch.equal(
+        model.get_action(obs), model.get_action(obs | {"robot0_joint_pos": torch.ones(3, 7)})
+    )
+
+
+def test_values_have_robomimics_shapes(make_model: Callable[..., Any]) -> None:
+    model = make_model()
+    model.set_eval()
+    obs = rollout_obs(model)
+    assert model.get_state_value(obs).shape == (3, 1)
+    q = model.get_state_action_value(obs, torch.zeros(3, 7))
+    assert q.shape == (3, 1)
+    assert not torch.equal(q, model.get_state_action_value(obs, torch.ones(3, 7)))
+
+
+def test_rollout_latent_zero_decodes_the_prior_mean(make_model: Callable[..., Any]) -> None:
+    actor, zero = (
+        make_model({"algo": {"actor": {"rollout_latent": latent}}}) for latent in ("actor", "zero")
+    )
+    for model in (actor, zero):
+        model.set_eval()
+    obs = rollout_obs(zero)
+    features = zero._features_of(obs, None)
+    expected = zero.actor_vae.decode(features, torch.zeros(3, 14))
+    assert torch.equal(zero.get_action(obs), expected)
+    assert not torch.equal(actor.get_action(obs), expected)
+
+
+def test_replay_and_sequence_dataset_give_the_same_batch(
+    make_model: Callable[..., Any], make_batch: Callable[..., Any]
+) -> None:
+    model = make_model()
+    ours, stock = (make_batch(model, replay=replay) for replay in (True, False))
+    for key in ("actions", "rewards", "discounts"):
+        torch.testing.assert_close(ours[key], stock[key])
+    for group in ("obs", "next_obs"):
+        assert set(ours[group]) == set(stock[group]) == set(model.obs_shapes)
+        for key, value in ours[group].items():
+            torch.testing.assert_close(value, stock[group][key])
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_frame_stacking_in_batches_and_rollouts(
+    make_model: Callable[..., Any], make_batch: Callable[..., Any], frames: int
+) -> None:
+    model = make_model({"train": {"frame_stack": frames}})
+    batch = make_batch(model)
+    assert batch["obs"]["agentview_image"].shape[:2] == (8, frames)
+    info = model.log_info(model.train_on_batch(batch, epoch=1))
+    assert info["grad_norm/obs_encoder"] > 0
+    model.set_eval()
+    obs = rollout_obs(model)
+    if frames > 1:
+        obs = {
+            key: value[:, None].expand(-1, frames, *value.shape[1:]) for key, value in obs.items()
+        }
+    assert model.get_action(obs).shape == (3, 7)
+
+
+def test_goals_reach_the_features(
+    make_model: Callable[..., Any], make_batch: Callable[..., Any]
+) -> None:
+    goals = {"modalities": {"goal": {"low_dim": ["object"], "rgb": ["agentview_image"]}}}
+    model = make_model({"train": {"goal_mode": "last"}, "observation": goals})
+    batch = make_batch(model)
+    model.train_on_batch(batch, epoch=1)
+    model.set_eval()
+    goal = {"object": torch.rand(3, 10), "agentview_image": torch.rand(3, 3, 44, 44)}
+    obs = rollout_obs(model)
+    actions = model.get_action(obs, goal)
+    assert not torch.equal(actions, model.get_action(obs, {k: 1 - v for k, v in goal.items()}))
+
+
+def model_with(make_config: Callable[..., Any], modality: str, shape: list[int], encoder: Any):
+    import robomimic.utils.obs_utils as obs_utils
+    from robomimic.algo import algo_factory
+
+    modalities = {"obs": {"rgb": [], modality: ["sensor"]}}
+    config = make_config(
+        {"observation": {"modalities": modalities, "encoder": {modality: encoder}}}
+    )
+    obs_utils.initialize_obs_utils_with_config(config)
+    shapes = {"sensor": shape, "robot0_eef_pos": [3], "robot0_gripper_qpos": [2]}
+    model = algo_factory("lapo", config, shapes, 7, torch.device("cpu"))
+    model.set_eval()
+    return model
+
+
+def test_depth_has_an_encoder(make_config: Callable[..., Any]) -> None:
+    model = model_with(make_config, "depth", [1, 44, 44], {"core_class": "NatureCNNCore"})
+    assert model.get_action(rollout_obs(model)).shape == (3, 7)
+
+
+@pytest.mark.skipif(
+    compat.robomimic_version() < Version("0.4"),
+    reason="robomimic 0.3.0 cannot build any ScanCore (Conv1dBase forgets out_channels)",
+)
+def test_scan_has_an_encoder(make_config: Callable[..., Any]) -> None:
+    model = model_with(make_config, "scan", [1, 64], {})
+    assert model.get_action(rollout_obs(model)).shape == (3, 7)
+
+
+def test_repeated_transitions_finds_padding_only() -> None:
+    low_dim = torch.tensor([[[1.0], [2.0], [2.0]], [[1.0], [1.0], [3.0]]])
+    image = torch.tensor([[[0], [5], [5]], [[0], [1], [1]]], dtype=torch.uint8)
+    found = repeated_transitions([low_dim, image])
+    assert found.tolist() == [[False, False, True], [False, False, False]]
+
+
+@pytest.mark.parametrize("owner", ["critic", "vae"])
+def test_save_and_load_gives_the_same_training(
+    make_model: Callable[..., Any], make_batch: Callable[..., Any], tmp_path: Path, owner: str
+) -> None:
+    model, other = make_model(owner=owner), make_model(owner=owner, seed=1)
+    batch = make_batch(model)
+    model.train_on_batch(batch, epoch=1)
+    torch.save(model.serialize(), tmp_path / "model.pth")
+    # torch's default, which refuses anything but tensors and plain types.
+    other.deserialize(torch.load(tmp_path / "model.pth"), load_optimizers=True)
+    for trained in (model, other):
+        trained.set_train()
+        torch.manual_seed(7)
+        trained.train_on_batch(batch, epoch=1)
+    expected, found = model.nets.state_dict(), other.nets.state_dict()
+    assert all(torch.equal(value, found[key]) for key, value in expected.items())
+    for trained in (model, other):
+        trained.set_eval()
+    obs = rollout_obs(model)
+    assert torch.equal(model.get_action(obs), other.get_action(obs))
+
+
+def test_a_foreign_checkpoint_is_one_sentence(make_model: Callable[..., Any]) -> None:
+    wide = make_model({"algo": {"encoder": {"trunk_dim": 32}}})
+    with pytest.raises(CheckpointError, match="does not fit the networks") as caught:
+        make_model().deserialize(wide.serialize())
+    assert "\n" not in str(caught.value)
+
+
+def test_learning_rate_schedules_reach_every_group(make_model: Callable[..., Any]) -> None:
+    schedule = {"learning_rate": {"epoch_schedule": [1], "decay_factor": 0.5}}
+    model = make_model({"algo": {"optim_params": {"critic": schedule}}})
+    model.on_epoch_end(1)
+    rates = {group["name"]: group["lr"] for group in model.critic_optimizer.param_groups}
+    assert rates == {"critic": 1.5e-4, "obs_encoder": 1.5e-4}
+
+
+def test_the_actor_waits_for_its_start_step(
+    make_model: Callable[..., Any], make_batch: Callable[..., Any]
+) -> None:
+    model = make_model({"algo": {"actor": {"start_step": 2}}})
+    batch = make_batch(model)
+    start = [p.clone() for p in model.nets["actor"].parameters()]
+    for step in range(3):
+        model.train_on_batch(batch, epoch=1)
+        now = model.nets["actor"].parameters()
+        same = all(torch.equal(a, b) for a, b in zip(start, now, strict=True))
+        assert same == (step < 2)
+
+
+def test_value_bounds_hold_for_the_target(
+    make_model: Callable[..., Any], make_batch: Callable[..., Any]
+) -> None:
+    model = make_model({"algo": {"critic": {"value_bounds": [0.25, 0.5]}}})
+    batch = make_batch(model)
+    with torch.no_grad():
+        features = model.encode(batch["obs"])
+        targets = model._targets(batch, features, features)
+    assert targets.v.min() >= 0.25 and targets.v.max() <= 0.5
+
+
+def test_the_cards_thirty_second_check(
+    make_model: Callable[..., Any], make_batch: Callable[..., Any]
+) -> None:
+    """The snippet of the README, on the names that the card uses."""
+    algo = make_model()
+    batch = make_batch(algo)
+    weight = algo.obs_encoder.nets.nets["obs"].obs_nets["agentview_image"].nets[0].weight
+    before = weight.clone()
+    algo.train_on_batch(batch, epoch=1)
+    assert (weight - before).abs().max() > 0
+    owned = {id(p) for group in algo.critic_optimizer.param_groups for p in group["params"]}
+    assert all(id(p) in owned for p in algo.obs_encoder.parameters())

@@ -1,0 +1,129 @@
+"""Config: locked keys, checked values, shipped files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robomimic_vae_ext.errors import ConfigError
+from tests.conftest import REPOSITORY
+
+CONFIGS = sorted((REPOSITORY / "configs").glob("*.json"))
+
+
+def default_config() -> Any:
+    from robomimic.config import config_factory
+
+    return config_factory("lapo")
+
+
+def update(values: dict[str, Any]) -> Any:
+    config = default_config()
+    with config.values_unlocked():
+        config.update(values)
+    config.lock()
+    return config
+
+
+def test_the_shipped_configs_are_there() -> None:
+    names = {path.name for path in CONFIGS}
+    assert {"vae_fixed.json", "vae_unfixed.json", "vae_joint.json"} <= names
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_locked_and_builds(path: Path) -> None:
+    import robomimic.utils.obs_utils as obs_utils
+    from robomimic.algo import algo_factory
+
+    config = update(json.loads(path.read_text()))
+    assert config.is_locked
+    obs_utils.initialize_obs_utils_with_config(config)
+    dims = {
+        "robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2, "object": 10,
+    }  # fmt: skip
+    shapes = {
+        key: [3, 84, 84] if key.endswith("_image") else [dims[key]] for key in config.all_obs_keys
+    }
+    model = algo_factory("lapo", config, shapes, 7, torch.device("cpu"))
+    model.set_eval()
+    action = model.get_action({key: torch.rand(1, *shape) for key, shape in shapes.items()})
+    assert action.shape == (1, 7)
+    assert action.abs().max() <= 1
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configs_say_only_what_differs_from_the_defaults(path: Path) -> None:
+    config = default_config()
+
+    def same(values: dict[str, Any], defaults: Any, prefix: str = "") -> list[str]:
+        found = []
+        for key, value in values.items():
+            if isinstance(value, dict) and isinstance(defaults.get(key), dict):
+                found += same(value, defaults[key], f"{prefix}{key}.")
+            elif key in defaults and defaults[key] == value:
+                found.append(prefix + key)
+        return found
+
+    # These are what the file is about, so they are spelled out even where they are the default.
+    spelled_out = {"algo_name", "algo.encoder.owner", "train.seed"}
+    assert set(same(json.loads(path.read_text()), config)) <= spelled_out
+
+
+def test_fixed_and_unfixed_differ_in_the_owner_alone() -> None:
+    fixed, unfixed, joint = (
+        json.loads((REPOSITORY / "configs" / f"vae_{name}.json").read_text())
+        for name in ("fixed", "unfixed", "joint")
+    )
+    for other, owner in ((unfixed, "vae"), (joint, "joint")):
+        assert other["algo"]["encoder"].pop("owner") == owner
+        other["algo"]["encoder"].pop("vae_grad_scale", None)
+        other["experiment"]["name"] = fixed["experiment"]["name"]
+        expected = json.loads(json.dumps(fixed))
+        expected["algo"]["encoder"].pop("owner")
+        assert other == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"algo": {"encodr": {}}}, "algo.encodr"),
+        ({"algo": {"encoder": {"ownr": "critic"}}}, "algo.encoder.ownr"),
+        ({"trian": {}}, "'trian'"),
+        ({"algo": {"encoder": {"owner": "actor"}}}, "algo.encoder.owner is 'actor'"),
+        ({"algo": {"encoder": {"norm": "layer"}}}, "algo.encoder.norm"),
+        ({"algo": {"n_step": 9}}, "algo.n_step is 9"),
+        ({"algo": {"n_step": 0}}, "algo.n_step is 0"),
+        ({"algo": {"discount": 1.5}}, "algo.discount is 1.5"),
+        ({"algo": {"discount": "high"}}, "algo.discount is 'high'"),
+        ({"algo": {"vae": {"expectile": -0.1}}}, "algo.vae.expectile"),
+        ({"algo": {"critic": {"value_bounds": [1.0, 0.0]}}}, "value_bounds"),
+        ({"algo": {"actor": {"rollout_latent": "mean"}}}, "rollout_latent"),
+        ({"train": {"dataset_keys": ["actions"]}}, "dataset_keys"),
+        ({"train": {"hdf5_load_next_obs": False}}, "hdf5_load_next_obs"),
+    ],
+)
+def test_bad_values_are_one_sentence(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        update(values)
+    assert message in str(caught.value)
+    assert "expected" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_open_sections_still_take_anything() -> None:
+    config = update({"observation": {"encoder": {"rgb": {"core_kwargs": {"channels": [8]}}}}})
+    assert config.observation.encoder.rgb.core_kwargs.channels == [8]
+
+
+def test_a_dumped_config_comes_back(make_config: Callable[..., Any]) -> None:
+    from robomimic.config import config_factory
+
+    config = make_config()
+    again = config_factory("lapo", dic=json.loads(config.dump()))
+    again.lock()
+    assert again.dump() == config.dump()

@@ -1,0 +1,301 @@
+"""Turn torch's training calls into events: the part of the tape that listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from . import tensors as tensor_math
+from .callsite import find_site, stack_depth
+from .events import NOWHERE, Backward, Cleared, Clipped, Edited, Event, Recording, Site, Stepped
+from .graph import upstream_modules
+from .inventory import Inventory, owned_tensors
+from .ledger import Ledger
+from .movement import MovementWatch
+from .writes import WriteTrace
+
+
+class Recorder:
+    """Books what happens to the watched tensors; every `on_...` runs the original call once.
+
+    Args:
+        inventory: what is watched.
+        optimizers: their names; one that turns up unnamed and owns a watched tensor is added.
+        keep_vectors: keep every loss's gradient per module.
+        until: frame in which the recording was opened, see `find_site`.
+    """
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        optimizers: Mapping[str, Optimizer],
+        keep_vectors: bool,
+        until: FrameType | None,
+    ) -> None:
+        self._inventory = inventory
+        self._optimizers = dict(optimizers)
+        self._index = {id(tensor): i for i, tensor in enumerate(inventory.tensors)}
+        self._keep_vectors = keep_vectors
+        self._until = until
+        self._events: list[Event] = []
+        self._ledger = Ledger(inventory.tensors)
+        self._watch = MovementWatch(inventory)
+        self._owners: dict[int, list[str]] = {}
+        self._vectors: dict[int, dict[str, torch.Tensor]] = {}
+        self._busy = False
+        self._backward_depth = 0
+        self._stepping: Optimizer | None = None
+        self._step_site: Site = NOWHERE
+        self._step_depth = 0
+        self._gradients_site: Site | None = None
+        self.trace: WriteTrace | None = None
+        self.label: str | None = None
+        self._learn_owners()
+
+    def finish(self, seconds: float) -> Recording:
+        """Book what happened since the last event and close the books."""
+        self._stepping = None
+        with self._working():
+            self._catch_up()
+        # The frame would keep every local variable of the caller alive.
+        self._until = self.trace = None
+        return Recording(
+            modules=self._inventory.modules,
+            optimizers=tuple(self._optimizers),
+            parameters=self._inventory.parameters,
+            owners={i: tuple(names) for i, names in self._owners.items()},
+            buffers={name: tuple(items) for name, items in self._inventory.buffers.items()},
+            events=tuple(self._events),
+            contributions=self._ledger.contributions(),
+            vectors=self._vectors,
+            seconds=seconds,
+        )
+
+    def is_muted(self) -> bool:
+        """True while an optimizer or the recorder itself writes."""
+        return self._busy or self._stepping is not None
+
+    def on_backward(self, roots: Any, call: Callable[[], Any]) -> Any:
+        """Run a backward and book what it adds to which parameter."""
+        if self._backward_depth:  # a checkpointed layer runs its own backward inside the loss's
+            return call()
+        roots = [roots] if isinstance(roots, torch.Tensor) else list(roots)
+        with self._working():
+            site = self._catch_up()
+            upstream = self._upstream(roots)
+            added: dict[int, torch.Tensor] = {}
+            hooks = [self._hook(i, added) for i in self._trainable()]
+        self._backward_depth += 1
+        try:
+            result = call()
+        finally:
+            self._backward_depth -= 1
+            for hook in hooks:
+                hook.remove()
+        with self._working():
+            self._book_backward(site, added, upstream)
+        return result
+
+    def on_gradients(self, call: Callable[[], Any]) -> Any:
+        """Remember where gradients were asked for, in case they are written into `.grad`."""
+        if not self._busy and not self._backward_depth:
+            self._gradients_site = find_site(self._until)
+        return call()
+
+    def on_zero_grad(self, owner: Optimizer | nn.Module, call: Callable[[], Any]) -> Any:
+        """Run a zero_grad and book what it throws away."""
+        if self._busy:
+            return call()
+        with self._working():
+            site = self._catch_up()
+            if isinstance(owner, Optimizer):
+                name, held = self._optimizer_name(owner, site), owned_tensors(owner)
+            else:
+                name, held = self._module_name(owner), owner.parameters()
+            parameters = self._indices(held)
+        result = call()
+        with self._working():
+            index = len(self._events)
+            lost = self._ledger.clear(index, parameters, stepping=self._stepping is not None)
+            self._events.append(Cleared(index, site, name, lost))
+        return result
+
+    def on_clip(self, kind: str, parameters: Any, call: Callable[[Any], Any]) -> Any:
+        """Run a clip and book whose gradients went into it."""
+        single = isinstance(parameters, torch.Tensor)
+        listed = [parameters] if single else list(parameters)
+        # An exhausted generator goes on as it is, so that torch's own warning about it still comes.
+        given = listed if listed and not single else parameters
+        with self._working():
+            site = self._catch_up()
+            indices = self._indices(listed)
+            norms = self._ledger.gradient_norms(indices)
+        result = call(given)
+        with self._working():
+            index = len(self._events)
+            self._events.append(Clipped(index, site, kind, norms))
+            self._ledger.clip(index, norms)
+        return result
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Settle everything that happened before the optimizer moves weights."""
+        depth = stack_depth()
+        if self._stepping is not None and depth > self._step_depth:
+            return  # a wrapper's step (SAM, Lookahead) calls its inner optimizer's
+        self._stepping = None
+        with self._working():
+            self._step_site = self._catch_up()
+            self._optimizer_name(optimizer, self._step_site)
+        self._stepping, self._step_depth = optimizer, depth
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Book what the optimizer owned and what moved."""
+        if optimizer is not self._stepping:
+            return
+        with self._working():
+            site = self._step_site
+            self._settle_gradients(site)
+            self._stepping = None
+            index = len(self._events)
+            owned = self._indices(owned_tensors(optimizer))
+            shift = self._watch.look()
+            with_gradient = frozenset(self._ledger.gradient_norms(owned))
+            self._ledger.use(index, with_gradient)
+            name = self._optimizer_name(optimizer, site)
+            self._events.append(
+                Stepped(index, site, name, owned, with_gradient, shift.moved, shift.sizes)
+            )
+            self._drop_writes()
+
+    def _catch_up(self) -> Site:
+        """Book whatever changed since the last event, and say where we are now."""
+        site = find_site(self._until)
+        if self._stepping is None:
+            writes = self.trace.take() if self.trace else None
+            for event in self._watch.events(len(self._events), writes):
+                self._events.append(event)
+            moved = self._watch.last_moved
+            self._ledger.use_by_hand(i for i in moved if self._owners.get(i))
+            if self.trace and moved:
+                self.trace.refresh()
+        self._settle_gradients(site)
+        return site
+
+    def _settle_gradients(self, site: Site) -> None:
+        changes = self._ledger.look()
+        if changes.cleared:
+            index = len(self._events)
+            lost = self._ledger.clear(index, changes.cleared, stepping=self._stepping is not None)
+            self._events.append(Cleared(index, site, "by hand", lost))
+        if changes.edited:
+            self._events.append(Edited(len(self._events), site, changes.edited))
+        if changes.appeared:
+            where = self._gradients_site or site
+            index = len(self._events)
+            nothing: frozenset[int] = frozenset()
+            self._events.append(
+                Backward(index, where, self.label, changes.appeared, {}, nothing, by_hand=True)
+            )
+            self._ledger.add(index, changes.appeared)
+
+    def _book_backward(
+        self, site: Site, added: Mapping[int, torch.Tensor], upstream: Mapping[int, int]
+    ) -> None:
+        index = len(self._events)
+        norms = dict(zip(added, tensor_math.norms(list(added.values())), strict=True))
+        broken = frozenset(i for i, norm in norms.items() if norm - norm != 0.0)
+        names = {
+            self._inventory.modules[m]: frozenset(
+                n for k, n in enumerate(self._inventory.modules) if mask >> k & 1
+            )
+            for m, mask in upstream.items()
+        }
+        self._events.append(Backward(index, site, self.label, norms, names, broken))
+        self._ledger.add(index, norms)
+        if self._keep_vectors:
+            self._vectors[index] = self._per_module(added)
+
+    def _per_module(self, added: Mapping[int, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Flat gradient per module, zeros where a parameter was not reached, to compare losses."""
+        reached = {self._inventory.parameters[i].module for i in added}
+        return {
+            module: tensor_math.flat(
+                [
+                    added.get(i, torch.zeros_like(self._inventory.tensors[i]))
+                    for i, p in enumerate(self._inventory.parameters)
+                    if p.module == module
+                ]
+            )
+            for module in self._inventory.modules
+            if module in reached
+        }
+
+    def _hook(self, index: int, added: dict[int, torch.Tensor]) -> Any:
+        def keep(grad: torch.Tensor) -> None:
+            # A copy: autograd may go on to use this very memory as `.grad`.
+            with self._working():
+                before = added.get(index)
+                new = tensor_math.copy(grad)
+                added[index] = new if before is None else before + new
+
+        return self._inventory.tensors[index].register_hook(keep)
+
+    def _trainable(self) -> list[int]:
+        return [i for i, t in enumerate(self._inventory.tensors) if t.requires_grad and t.is_leaf]
+
+    def _upstream(self, roots: list[torch.Tensor]) -> dict[int, int]:
+        numbers = {name: k for k, name in enumerate(self._inventory.modules)}
+
+        def module_of(tensor: torch.Tensor) -> int | None:
+            index = self._index.get(id(tensor))
+            return None if index is None else numbers[self._inventory.parameters[index].module]
+
+        return upstream_modules(roots, module_of)
+
+    def _indices(self, tensors: Any) -> frozenset[int]:
+        return frozenset(i for t in tensors if (i := self._index.get(id(t))) is not None)
+
+    def _optimizer_name(self, optimizer: Optimizer, site: Site) -> str:
+        for name, known in self._optimizers.items():
+            if known is optimizer:
+                self._learn_owners()  # groups may have been added
+                return name
+        # Nobody named it, but it moves weights: it is an owner all the same.
+        name = f"{type(optimizer).__name__} at {site.where}"
+        if self._indices(owned_tensors(optimizer)):
+            self._optimizers[name] = optimizer
+            self._learn_owners()
+        return name
+
+    def _learn_owners(self) -> None:
+        for name, optimizer in self._optimizers.items():
+            for i in self._indices(owned_tensors(optimizer)):
+                names = self._owners.setdefault(i, [])
+                if name not in names:
+                    names.append(name)
+
+    def _module_name(self, module: nn.Module) -> str:
+        for name, known in self._inventory.module_objects.items():
+            if known is module:
+                return name
+        return type(module).__name__
+
+    def _drop_writes(self) -> None:
+        if self.trace:
+            self.trace.take()
+            self.trace.refresh()
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """The tape's own tensor work, which is nobody's training step."""
+        before, self._busy = self._busy, True
+        try:
+            yield
+        finally:
+            self._busy = before

@@ -1,0 +1,147 @@
+"""What the contract asks for beyond what is wrong in any case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .contract import Contract, Finding, Loss, Severity, Verdict, covered, covers
+from .events import NOWHERE, Moved, Recording, Site, Stepped
+from .fates import Cell, Fates
+
+
+def contract_findings(
+    fates: Fates, contract: Contract, already: tuple[Finding, ...]
+) -> Iterator[Finding]:
+    """Breaches of the contract.
+
+    Args:
+        already: findings so far; a pair that is broken already is not reported twice.
+    """
+    # A gradient that should not be there at all is a leak first, whatever became of it.
+    known = {
+        (f.loss, f.module)
+        for f in already
+        if f.severity is Severity.BROKEN and f.verdict is not Verdict.DISCARDED
+    }
+    discarded = {(f.loss, f.module) for f in already if f.verdict is Verdict.DISCARDED}
+    stuck = {f.module for f in already if f.severity is Severity.BROKEN and f.loss is None}
+    yield from _leaks(fates, contract, known)
+    for name, loss in contract.losses.items():
+        for module in fates.recording.modules:
+            if not covered(loss.drives, module) or (name, module) in known or module in stuck:
+                continue
+            if (name, module) not in discarded:
+                yield from _not_driven(fates, name, module)
+    yield from _misowned(fates.recording, contract)
+    yield from _not_frozen(fates.recording, contract)
+
+
+def _leaks(
+    fates: Fates, contract: Contract, known: set[tuple[str | None, str]]
+) -> Iterator[Finding]:
+    for cell in fates.cells:
+        terms = contract.losses.get(cell.loss.name, Loss(drives=()))
+        pair = (cell.loss.name, cell.module)
+        if covered((*terms.drives, *terms.passes), cell.module) or pair in known:
+            continue
+        allowed = ", ".join((*terms.drives, *terms.passes)) or "nothing"
+        yield Finding(
+            Verdict.LEAK,
+            Severity.BROKEN,
+            cell.module,
+            f"{cell.loss.name} reaches {cell.module} (norm {cell.norm:.3g}) by its backward at "
+            f"{cell.loss.site.where}; the contract allows it {allowed}.",
+            cell.loss.site,
+            loss=cell.loss.name,
+        )
+
+
+def _not_driven(fates: Fates, loss: str, module: str) -> Iterator[Finding]:
+    cell = next((c for c in fates.cells if c.loss.name == loss and c.module == module), None)
+    recording = fates.recording
+    if cell is not None and cell.verdict is Verdict.DRIVEN and _has_moved(recording, module):
+        return
+    verdict, why = _instead(recording, module, cell)
+    calls = next((x for x in fates.losses if x.name == loss), None)
+    site = calls.site if calls else NOWHERE
+    owners = recording.module_owners(module)
+    if verdict in (Verdict.STARVED, Verdict.FROZEN):
+        site = _step_site(recording, owners) or site
+    ran = "" if calls else f" {loss} never called backward in this recording."
+    yield Finding(
+        verdict,
+        Severity.BROKEN,
+        module,
+        f"{loss} should drive {module}, but {why}.{ran}",
+        site,
+        loss=loss,
+    )
+
+
+def _instead(recording: Recording, module: str, cell: Cell | None) -> tuple[Verdict, str]:
+    """What happened instead of `driven`."""
+    inside = recording.of_module(module)
+    if inside and not any(recording.parameters[i].trainable for i in inside):
+        return Verdict.FROZEN, "its parameters have requires_grad=False"
+    if cell is not None and cell.verdict is Verdict.DRIVEN:
+        return Verdict.FROZEN, "its owner steps and moves nothing"
+    if cell is not None:
+        return cell.verdict, f"its gradient is {cell.verdict.value}"
+    if not recording.module_owners(module):
+        return Verdict.STARVED, "no gradient reaches it, and no optimizer owns it"
+    return Verdict.STARVED, "no gradient of that loss reaches it"
+
+
+def _misowned(recording: Recording, contract: Contract) -> Iterator[Finding]:
+    for pattern, owner in contract.owners.items():
+        for module in recording.modules:
+            owners = recording.module_owners(module)
+            # Two owners are reported as such already.
+            if not covers(pattern, module) or len(owners) > 1:
+                continue
+            if not owners or not covers(owner, owners[0]):
+                found = owners[0] if owners else "no optimizer"
+                yield Finding(
+                    Verdict.MISOWNED,
+                    Severity.BROKEN,
+                    module,
+                    f"{module} belongs to {found}; the contract gives it to {owner}.",
+                    _step_site(recording, owners) or NOWHERE,
+                    optimizer=found,
+                )
+
+
+def _not_frozen(recording: Recording, contract: Contract) -> Iterator[Finding]:
+    for module in recording.modules:
+        if not covered(contract.frozen, module):
+            continue
+        inside = set(recording.of_module(module))
+        for event in recording.events:
+            if isinstance(event, (Stepped, Moved)) and inside & event.moved.keys():
+                site = event.site if isinstance(event, Stepped) else _write_site(event, inside)
+                yield Finding(
+                    Verdict.DRIFT,
+                    Severity.BROKEN,
+                    module,
+                    f"{module} should stand still, but moves at {site.where}.",
+                    site,
+                )
+                break
+
+
+def _write_site(event: Moved, inside: set[int]) -> Site:
+    return next((event.sites[i][-1] for i in inside if event.sites.get(i)), NOWHERE)
+
+
+def _has_moved(recording: Recording, module: str) -> bool:
+    inside = set(recording.of_module(module))
+    return any(
+        isinstance(e, (Stepped, Moved)) and bool(inside & e.moved.keys()) for e in recording.events
+    )
+
+
+def _step_site(recording: Recording, owners: tuple[str, ...]) -> Site | None:
+    for event in recording.events:
+        if isinstance(event, Stepped) and event.optimizer in owners:
+            return event.site
+    return None

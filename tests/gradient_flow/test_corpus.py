@@ -1,0 +1,31 @@
+"""Every broken loop of the corpus is named by its verdict, its module and its line."""
+
+from __future__ import annotations
+
+import corpus_gradients
+import corpus_ownership
+import pytest
+from corpus_base import Case
+
+from robomimic_vae_ext.gradient_flow import record
+
+CASES = (*corpus_gradients.CASES, *corpus_ownership.CASES)
+
+
+def test_the_corpus_is_large_enough() -> None:
+    assert len({case.name for case in CASES}) == len(CASES) >= 14
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_broken_loop_is_found(case: Case) -> None:
+    loop = case.build()
+    with record(loop.modules, loop.optimizers) as tape:
+        for _ in range(case.steps):
+            loop.step()
+    report = tape.report(case.contract)
+    found = {(f.verdict, f.module, f.site.line) for f in report.broken}
+    assert (case.verdict, case.module, case.line) in found, str(report)
+    assert not report.ok
+    # Nothing else is accused: one bug gives findings about one module.
+    assert {f.module for f in report.broken} <= {case.module}, str(report)
+    assert case.module in str(report)

@@ -10,10 +10,11 @@ the shadow map and of the frame buffer make no further difference: the rest is v
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 from xml.etree import ElementTree
@@ -59,6 +60,38 @@ def simplify_rendering(root: ElementTree.Element) -> None:
     quality.set("offsamples", "0")
 
 
+class OwnContext(MjRenderContextOffscreen):
+    """A render context that makes its own GL context current before it uses it.
+
+    robosuite leaves that to whoever came last. Two environments in one process then draw into
+    each other, and when the garbage collector finds an old render context, robosuite's `free`
+    releases the thread's current one, whichever that is: from then on pictures are whatever the
+    memory held, without any error.
+    """
+
+    def render(self, *args: Any, **kwargs: Any) -> None:
+        """Draw the scene into this context's buffer; arguments are robosuite's."""
+        self.gl_ctx.make_current()
+        super().render(*args, **kwargs)
+
+    def read_pixels(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what `render` drew; arguments are robosuite's."""
+        self.gl_ctx.make_current()
+        return super().read_pixels(*args, **kwargs)
+
+    def __del__(self) -> None:
+        # Freed in another context, the numbers of our buffers would mean that context's buffers.
+        with suppress(Exception):  # a context that failed to start, or the end of the process
+            self.gl_ctx.make_current()
+            super().__del__()
+
+
+def own_render_context(env: Any) -> None:
+    """Give an environment an `OwnContext`, if it renders offscreen and has none yet."""
+    if env.has_offscreen_renderer and not isinstance(env.sim._render_context_offscreen, OwnContext):
+        OwnContext(env.sim, device_id=env.render_gpu_device_id)  # registers itself with the sim
+
+
 class FastRendering:
     """Mixin for robosuite environments: a scene that renders fast and is always the same.
 
@@ -77,6 +110,11 @@ class FastRendering:
         super()._load_model()  # type: ignore[misc]  # the robosuite class that we are mixed into
         self.rng.bit_generator.state = before
         simplify_rendering(self.model.root)
+
+    def _reset_internal(self) -> None:
+        """Put our render context in place before robosuite makes its own."""
+        own_render_context(self)
+        super()._reset_internal()  # type: ignore[misc]
 
 
 class LiftFast(FastRendering, Lift):
@@ -202,6 +240,7 @@ def build_env(env_args: dict[str, Any]) -> Any:
             f"cameras of {env_args['env_name']}",
             "Choose others with --cameras.",
         ) from error
+    own_render_context(env)
     for name in env.observation_names:
         if "joint_pos" in name or "eef_vel" in name:
             env.modify_observable(observable_name=name, attribute="active", modifier=True)
@@ -216,8 +255,10 @@ def require_rendering() -> None:
     """
     try:
         sim = MjSim.from_xml_string("<mujoco><worldbody><camera name='c'/></worldbody></mujoco>")
-        MjRenderContextOffscreen(sim, device_id=-1)
+        OwnContext(sim, device_id=-1)
         sim.render(width=8, height=8, camera_name="c")
+        del sim
+        gc.collect()  # the probe must not be found later: see OwnContext
     except Exception as error:  # PyOpenGL, EGL and mujoco each raise their own kinds
         raise SimulationError(
             f"MuJoCo cannot render offscreen with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r} "

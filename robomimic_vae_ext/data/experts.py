@@ -197,7 +197,7 @@ class StackExpert(Expert):
     def _decide(self, obs: dict[str, Any]) -> tuple[np.ndarray, float]:
         """Let go of a cube that stands on the other, else grasp and carry."""
         above = obs["cubeA_pos"] - obs["cubeB_pos"]
-        if np.hypot(above[0], above[1]) < 0.015 and CUBE_ON_CUBE - 0.01 < above[2] < LOW_ENOUGH:
+        if np.hypot(above[0], above[1]) < 0.02 and CUBE_ON_CUBE - 0.01 < above[2] < LOW_ENOUGH:
             return obs["robot0_eef_pos"], OPEN
         return super()._decide(obs)
 

@@ -26,8 +26,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="the HDF5 file to make")
     args = parser.parse_args()
     try:
-        from robomimic_vae_ext.data.collect import CollectSettings, collect
+        from robomimic_vae_ext.data.collect import collect
         from robomimic_vae_ext.data.envs import EnvSpec
+        from robomimic_vae_ext.data.episodes import CollectSettings
 
         spec = EnvSpec(args.env, tuple(args.cameras), args.size, args.rendering)
         settings = CollectSettings(

@@ -3,9 +3,6 @@
 Every episode depends on `(seed, index)` alone, so the content of the file is the same whatever
 the number of processes, and a longer dataset begins with the shorter one. Episodes are kept in
 `OUT.partial/` until all are there; OUT appears by one atomic rename.
-
-An episode ends at its first success, with reward 1 and done 1. One that reaches the horizon ends
-with done 0: running out of time is not a terminal state, and its value must still be bootstrapped.
 """
 
 from __future__ import annotations
@@ -25,59 +22,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import h5py
-import numpy as np
 from tqdm import tqdm
 
-from robomimic_vae_ext.data import envs, experts
+from robomimic_vae_ext.data import envs
+from robomimic_vae_ext.data.episodes import CollectSettings, run_episode
 from robomimic_vae_ext.data.schema import write_dataset, write_episode
 from robomimic_vae_ext.errors import DatasetError, SimulationError
 
 LOGGER: Final = logging.getLogger(__name__)
-
-# [steps] Long enough for the expert to recover from a mistake, and no longer: an episode that
-# fails is as long as the horizon.
-HORIZONS: Final = {"Lift": 80, "Stack": 120, "PickPlaceCan": 160}
-
-
-@dataclass(frozen=True)
-class CollectSettings:
-    """What to collect; the content of the dataset depends on nothing else.
-
-    Args:
-        env: the environment.
-        quality: one of `experts.QUALITIES`.
-        n: number of episodes.
-        seed: of the dataset.
-        horizon: [steps] after which an episode without success is cut; 0 takes the task's own.
-        compress: `gzip`, `lzf` or empty, for pictures.
-    """
-
-    env: envs.EnvSpec
-    quality: str = "mixed"
-    n: int = 200
-    seed: int = 0
-    horizon: int = 0
-    compress: str = ""
-
-    def __post_init__(self) -> None:
-        if self.quality not in experts.QUALITIES:
-            raise DatasetError(
-                f"quality {self.quality!r}",
-                f"one of {', '.join(experts.QUALITIES)}",
-                "Choose one of them with --quality.",
-            )
-        for name, value, least in (("n", self.n, 1), ("seed", self.seed, 0)):
-            if value < least:
-                raise DatasetError(f"--{name} {value}", f"at least {least}", f"Change --{name}.")
-        if self.compress not in ("", "gzip", "lzf"):
-            raise DatasetError(
-                f"compression {self.compress!r}", "gzip or lzf", "Change or omit --compress."
-            )
-
-    @property
-    def steps(self) -> int:
-        """The horizon [steps]."""
-        return self.horizon or HORIZONS[self.env.task]
 
 
 @dataclass(frozen=True)
@@ -266,50 +218,3 @@ class Collector:
             write_episode(file, episode)
         os.replace(unfinished, path)
         return len(episode["actions"])
-
-
-def run_episode(env: Any, settings: CollectSettings, index: int) -> dict[str, Any]:
-    """Run one episode.
-
-    Args:
-        env: a robosuite environment.
-        settings: of the dataset.
-        index: of the episode.
-
-    Returns:
-        `obs`: one array (T + 1, ...) per key, the last one after the last action; `actions`
-        (T, 7), `rewards` (T,), `dones` (T,), `states` (T, S), and `attrs`.
-    """
-    env_seed, behaviour_seed = np.random.SeedSequence(settings.seed, spawn_key=(index,)).spawn(2)
-    rng = np.random.default_rng(behaviour_seed)
-    behaviour = experts.draw_behaviour(settings.quality, rng)
-    expert = experts.EXPERTS[settings.env.task](behaviour, rng)
-    seed = int(env_seed.generate_state(1)[0])
-    envs.reseed(env, seed)
-    raw = env.reset()
-    model_file = envs.portable_model_xml(env)
-    observations, states, actions, rewards = [envs.read_observation(raw, env)], [], [], []
-    success = False
-    while len(actions) < settings.steps and not success:
-        states.append(env.sim.get_state().flatten())
-        actions.append(expert.act(raw))
-        raw, reward, _, _ = env.step(actions[-1])
-        success = bool(env._check_success())
-        rewards.append(float(reward))
-        observations.append(envs.read_observation(raw, env))
-    dones = np.zeros(len(actions), dtype=np.int64)
-    dones[-1] = success
-    return {
-        "obs": {key: np.stack([obs[key] for obs in observations]) for key in observations[0]},
-        "actions": np.array(actions),
-        "rewards": np.array(rewards),
-        "dones": dones,
-        "states": np.array(states),
-        "attrs": {
-            "model_file": model_file,
-            "behaviour": behaviour.name,
-            "noise": behaviour.noise,
-            "success": success,
-            "seed": seed,
-        },
-    }

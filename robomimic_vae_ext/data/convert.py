@@ -20,7 +20,7 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
-from robomimic_vae_ext.data.validate import demo_names, open_dataset, read_env_args
+from robomimic_vae_ext.data.reading import demo_names, open_dataset, read_env_args
 from robomimic_vae_ext.errors import DatasetError
 
 LOGGER: Final = logging.getLogger(__name__)

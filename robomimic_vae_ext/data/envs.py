@@ -2,19 +2,12 @@
 
 Importing this module registers `LiftFast`, `StackFast` and `PickPlaceCanFast` in robosuite, so
 that a dataset whose `env_args` name one of them can be rolled out by stock robomimic.
-
-Measured for one 84x84 frame with Mesa's software EGL on one core: 42-55 ms as robosuite ships the
-scene, 18 ms without reflections, about 10 ms without reflections and multisampling. The size of
-the shadow map and of the frame buffer make no further difference: the rest is vertex work.
 """
 
 from __future__ import annotations
 
-import gc
-import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 from xml.etree import ElementTree
@@ -25,9 +18,13 @@ from robosuite.controllers import load_composite_controller_config
 from robosuite.environments.manipulation.lift import Lift
 from robosuite.environments.manipulation.pick_place import PickPlaceCan
 from robosuite.environments.manipulation.stack import Stack
-from robosuite.utils.binding_utils import MjRenderContextOffscreen, MjSim
 from robosuite.utils.log_utils import ROBOSUITE_DEFAULT_LOGGER
 
+from robomimic_vae_ext.data.rendering import (
+    own_render_context,
+    require_rendering,
+    simplify_rendering,
+)
 from robomimic_vae_ext.errors import DatasetError, SimulationError
 
 TASKS: Final = ("Lift", "Stack", "PickPlaceCan")
@@ -37,59 +34,6 @@ ROBOMIMIC_ENV_TYPE: Final = 1  # robomimic's EnvType.ROBOSUITE_TYPE, spelled out
 #                                imports robomimic
 
 _MODEL_SEED: Final = 0
-
-
-def simplify_rendering(root: ElementTree.Element) -> None:
-    """Turn reflections and multisampling off in a MuJoCo model, in place.
-
-    The model is changed rather than the renderer, so that pictures are the same wherever the XML
-    is loaded: in a rollout, in `playback_dataset.py`, or in MuJoCo's own viewer.
-
-    Args:
-        root: the `<mujoco>` element.
-    """
-    for material in root.iter("material"):
-        if "reflectance" in material.attrib:
-            material.set("reflectance", "0")
-    visual = root.find("visual")
-    if visual is None:
-        visual = ElementTree.SubElement(root, "visual")
-    quality = visual.find("quality")
-    if quality is None:
-        quality = ElementTree.SubElement(visual, "quality")
-    quality.set("offsamples", "0")
-
-
-class OwnContext(MjRenderContextOffscreen):
-    """A render context that makes its own GL context current before it uses it.
-
-    robosuite leaves that to whoever came last. Two environments in one process then draw into
-    each other, and when the garbage collector finds an old render context, robosuite's `free`
-    releases the thread's current one, whichever that is: from then on pictures are whatever the
-    memory held, without any error.
-    """
-
-    def render(self, *args: Any, **kwargs: Any) -> None:
-        """Draw the scene into this context's buffer; arguments are robosuite's."""
-        self.gl_ctx.make_current()
-        super().render(*args, **kwargs)
-
-    def read_pixels(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what `render` drew; arguments are robosuite's."""
-        self.gl_ctx.make_current()
-        return super().read_pixels(*args, **kwargs)
-
-    def __del__(self) -> None:
-        # Freed in another context, the numbers of our buffers would mean that context's buffers.
-        with suppress(Exception):  # a context that failed to start, or the end of the process
-            self.gl_ctx.make_current()
-            super().__del__()
-
-
-def own_render_context(env: Any) -> None:
-    """Give an environment an `OwnContext`, if it renders offscreen and has none yet."""
-    if env.has_offscreen_renderer and not isinstance(env.sim._render_context_offscreen, OwnContext):
-        OwnContext(env.sim, device_id=env.render_gpu_device_id)  # registers itself with the sim
 
 
 class FastRendering:
@@ -247,28 +191,6 @@ def build_env(env_args: dict[str, Any]) -> Any:
     return env
 
 
-def require_rendering() -> None:
-    """Render one tiny picture, to learn now rather than in the middle of a run whether it works.
-
-    Raises:
-        SimulationError: no offscreen renderer; names the setting and the package that it needs.
-    """
-    try:
-        sim = MjSim.from_xml_string("<mujoco><worldbody><camera name='c'/></worldbody></mujoco>")
-        OwnContext(sim, device_id=-1)
-        sim.render(width=8, height=8, camera_name="c")
-        del sim
-        gc.collect()  # the probe must not be found later: see OwnContext
-    except Exception as error:  # PyOpenGL, EGL and mujoco each raise their own kinds
-        raise SimulationError(
-            f"MuJoCo cannot render offscreen with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r} "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
-            "a working EGL",
-            "Set MUJOCO_GL=egl and install the system package libegl1, "
-            "or leave the cameras out for low-dimensional data.",
-        ) from error
-
-
 def reseed(env: Any, seed: int) -> None:
     """Set the state of an environment's random generator.
 
@@ -321,8 +243,3 @@ def portable_model_xml(env: Any) -> str:
         if path is not None and "/robosuite/" in path:
             element.set("file", "robosuite/" + path.rsplit("/robosuite/", 1)[1])
     return ElementTree.tostring(root, encoding="unicode")
-
-
-def dumps_env_args(env_args: dict[str, Any]) -> str:
-    """Return `env_args` as the JSON text that robomimic stores."""
-    return json.dumps(env_args, indent=4)

@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.data.convert import convert_env_args, new_file
+from robomimic_vae_ext.data.reading import demo_names, open_dataset, read_env_args
 from robomimic_vae_ext.data.schema import write_dataset, write_episode
-from robomimic_vae_ext.data.validate import demo_names, open_dataset, read_env_args
 from robomimic_vae_ext.errors import DatasetError
 
 LOGGER: Final = logging.getLogger(__name__)

@@ -19,8 +19,6 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
-from robomimic_vae_ext.data.envs import dumps_env_args
-
 VALID_SHARE: Final = 0.1
 STEP_ARRAYS: Final = ("actions", "rewards", "dones", "states")
 
@@ -78,7 +76,7 @@ def write_dataset(
                 behaviours.append(str(episode.attrs["behaviour"]))
                 successes.append(bool(episode.attrs["success"]))
         data.attrs["total"] = total
-        data.attrs["env_args"] = dumps_env_args(env_args)
+        data.attrs["env_args"] = json.dumps(env_args, indent=4)
         masks = make_masks(behaviours, successes, seed)
         for name, demos in masks.items():
             file.create_dataset(f"mask/{name}", data=np.array(demos, dtype="S"))

@@ -7,7 +7,6 @@ gigabytes takes a fraction of a second.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +17,12 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
+from robomimic_vae_ext.data.reading import demo_names, list_names, open_dataset, read_env_args
 from robomimic_vae_ext.errors import DatasetError
 
 LOGGER: Final = logging.getLogger(__name__)
 
 ACTION_TOLERANCE: Final = 1e-6
-SHOW: Final = 12  # names listed in a message before it is cut
-
 _CONVERT: Final = "scripts/convert_dataset.py IN OUT"
 
 
@@ -94,67 +92,6 @@ def validate_dataset(
     return DatasetInfo(path, demos, transitions, reference, action_size, env_args, masks)
 
 
-def open_dataset(path: Path) -> h5py.File:
-    """Open the file for reading."""
-    if not path.is_file():
-        raise DatasetError(
-            f"no file {path}", "a dataset", "Make one with scripts/collect_dataset.py."
-        )
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DatasetError(
-            f"{path} cannot be read as HDF5 ({str(error).splitlines()[0]})",
-            "a complete HDF5 file",
-            "It is truncated, still open for writing, or of another format: make or copy it again.",
-        ) from error
-
-
-def demo_names(file: h5py.File, path: Path) -> tuple[str, ...]:
-    """Return the names of the demonstrations, by number."""
-    data = file.get("data")
-    if not isinstance(data, h5py.Group):
-        raise DatasetError(
-            f"{path} has no group 'data' (it has {_list(file)})",
-            "robomimic's layout data/demo_N",
-            "Convert it to that layout first.",
-        )
-    demos = [name for name in data if isinstance(data[name], h5py.Group)]
-    if not demos:
-        raise DatasetError(
-            f"{path} has no demonstrations", "at least one data/demo_N", "Collect it again."
-        )
-    bad = [name for name in demos if not name.removeprefix("demo_").isdigit()]
-    if bad:
-        raise DatasetError(
-            f"{path}: demonstrations named {_list(bad)}",
-            "names demo_0, demo_1, ..., whose number robomimic sorts by",
-            "Rename them.",
-        )
-    return tuple(sorted(demos, key=lambda name: int(name.removeprefix("demo_"))))
-
-
-def read_env_args(file: h5py.File, path: Path) -> dict[str, Any]:
-    """Return the environment metadata."""
-    text = file["data"].attrs.get("env_args")
-    action = "Add the JSON attribute env_args to the group data, as robomimic's datasets have it."
-    if text is None:
-        raise DatasetError(f"{path}: data has no attribute env_args", "env_args", action)
-    try:
-        env_args = json.loads(text)
-    except (TypeError, ValueError) as error:
-        raise DatasetError(
-            f"{path}: env_args is not JSON ({error})", "a JSON object", action
-        ) from error
-    wanted = ("env_name", "type", "env_kwargs")
-    absent = [key for key in wanted if not isinstance(env_args, dict) or key not in env_args]
-    if absent:
-        raise DatasetError(
-            f"{path}: env_args without {_list(absent)}", f"the keys {_list(wanted)}", action
-        )
-    return dict(env_args)
-
-
 def check_version(env_args: dict[str, Any], path: Path, strict: bool) -> None:
     """Compare the dataset's robosuite with the installed one.
 
@@ -201,12 +138,12 @@ def _reference_shapes(
             cameras = [k.removesuffix("_image") for k in obs if k.endswith("_image")]
             raise DatasetError(
                 f"{path} has no pictures of camera {key.removesuffix('_image')!r}",
-                f"one of its cameras ({_list(cameras) or 'none'})",
+                f"one of its cameras ({list_names(cameras) or 'none'})",
                 "Choose among these in observation.modalities, or collect with --cameras.",
             )
         raise DatasetError(
             f"{path} has no observation {key!r}",
-            f"one of its keys ({_list(obs)})",
+            f"one of its keys ({list_names(obs)})",
             "Choose among these in observation.modalities.",
         )
     return {key: tuple(obs[key].shape[1:]) for key in (obs_keys or sorted(obs))}
@@ -317,22 +254,15 @@ def _check_masks(
         if name not in masks:
             raise DatasetError(
                 f"{path} has no filter key {name!r}",
-                f"one of {_list(masks) or 'none'}",
+                f"one of {list_names(masks) or 'none'}",
                 "Choose another, or make train and valid with robomimic's split_train_val.py.",
             )
     for name in masks:
         members = {m.decode() if isinstance(m, bytes) else str(m) for m in masks[name][()]}
         if members - demos:
             raise DatasetError(
-                f"{path}: mask/{name} names {_list(sorted(members - demos))}",
+                f"{path}: mask/{name} names {list_names(sorted(members - demos))}",
                 f"demonstrations that are there (there are {len(demos)})",
                 "Make the mask anew with robomimic's split_train_val.py.",
             )
     return tuple(masks)
-
-
-def _list(names: Any) -> str:
-    """Return names joined by commas, cut after a dozen."""
-    names = [str(name) for name in names]
-    more = [f"... {len(names) - SHOW} more"] if len(names) > SHOW else []
-    return ", ".join(names[:SHOW] + more)

@@ -1,8 +1,15 @@
 """Which loss trains which module, who owns it, and did it move: knows torch only."""
 
-from .contract import Contract, Finding, Loss, Severity, Target, Verdict
-from .report import Report
-from .tape import Tape, record
+from robomimic_vae_ext.gradient_flow.contract import (
+    Contract,
+    Finding,
+    Loss,
+    Severity,
+    Target,
+    Verdict,
+)
+from robomimic_vae_ext.gradient_flow.report import Report
+from robomimic_vae_ext.gradient_flow.tape import Tape, record
 
 __all__ = [
     "Contract",

@@ -8,7 +8,7 @@ from types import FrameType
 
 import torch
 
-from .events import Frame, Site
+from robomimic_vae_ext.gradient_flow.events import Frame, Site
 
 _MAX_FRAMES = 12
 _TORCH_FOLDER = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep

@@ -8,8 +8,7 @@ from enum import Enum
 from typing import Any
 
 from robomimic_vae_ext.errors import AuditError
-
-from .events import NOWHERE, Site
+from robomimic_vae_ext.gradient_flow.events import NOWHERE, Site
 
 
 class Verdict(Enum):

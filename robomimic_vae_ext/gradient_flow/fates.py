@@ -7,9 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from .contract import Contract, Verdict
-from .events import Backward, Clipped, Contribution, Event, Recording, Stepped
-from .losses import LossCalls, group_losses
+from robomimic_vae_ext.gradient_flow.contract import Contract, Verdict
+from robomimic_vae_ext.gradient_flow.events import (
+    Backward,
+    Clipped,
+    Contribution,
+    Event,
+    Recording,
+    Stepped,
+)
+from robomimic_vae_ext.gradient_flow.losses import LossCalls, group_losses
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,11 @@ class Cell:
     norm: float
     verdict: Verdict
     fates: Mapping[Verdict, tuple[Contribution, ...]]
+
+    @property
+    def parameters(self) -> frozenset[int]:
+        """Indices of the parameters that the loss reached."""
+        return frozenset(item.parameter for items in self.fates.values() for item in items)
 
 
 @dataclass(frozen=True)
@@ -180,6 +192,28 @@ class Fates:
             for module in upstream.keys() - driven:
                 if module in passed or multiplier or self.recording.module_owners(module) in owners:
                     found.add((loss.name, module))
+        return frozenset(found)
+
+    @cached_property
+    def excused(self) -> frozenset[tuple[str, str]]:
+        """(loss, module) where a discarded gradient is as likely meant as not.
+
+        A single number, such as a temperature, that other losses merely use. And opponents: a
+        module that is itself trained through what this loss drives (the actor through the
+        critic, the generator through the discriminator) and whose output was not detached.
+        """
+        found = set()
+        for cell in self.cells:
+            sizes = {self.recording.parameters[i].numel for i in cell.parameters}
+            opponent = any(
+                cell.module in self.driven_modules(other.name)
+                and (other.name, module) in self.transits
+                for other in self.losses
+                if other.name != cell.loss.name
+                for module in self.driven_modules(cell.loss.name)
+            )
+            if opponent or sizes == {1}:
+                found.add((cell.loss.name, cell.module))
         return frozenset(found)
 
     @cached_property

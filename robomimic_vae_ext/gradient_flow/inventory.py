@@ -12,8 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from robomimic_vae_ext.errors import AuditError
-
-from .events import Parameter
+from robomimic_vae_ext.gradient_flow.events import Parameter
 
 
 class Inventory(NamedTuple):

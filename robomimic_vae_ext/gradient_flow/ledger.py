@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from .events import Contribution
-from .tensors import norms
+from robomimic_vae_ext.gradient_flow.events import Contribution
+from robomimic_vae_ext.gradient_flow.tensors import norms
 
 
 class Changes(NamedTuple):

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .contract import Contract
-from .events import Backward, Frame, Recording, Site
+from robomimic_vae_ext.gradient_flow.contract import Contract
+from robomimic_vae_ext.gradient_flow.events import Backward, Frame, Recording, Site
 
 _BACKWARD_OF = re.compile(r"(\w+)\s*\.backward\(")
 _LOSS_WORD = re.compile(r"\b(\w*loss\w*)\b")
@@ -36,11 +36,7 @@ def group_losses(recording: Recording, contract: Contract | None) -> tuple[LossC
     Returns:
         The losses in order of first appearance.
     """
-    groups: dict[object, list[Backward]] = {}
-    for event in recording.events:
-        if isinstance(event, Backward):
-            groups.setdefault(event.label or _key(event), []).append(event)
-    calls = list(groups.values())
+    calls = _same_loss([event for event in recording.events if isinstance(event, Backward)])
     own = _names_from_code(calls)
     declared = _names_from_contract(calls, own, contract) if contract else [None] * len(calls)
     merged: dict[str, LossCalls] = {}
@@ -53,17 +49,26 @@ def group_losses(recording: Recording, contract: Contract | None) -> tuple[LossC
     return tuple(merged.values())
 
 
-def _key(event: Backward) -> object:
-    """The lines on the stack, without the outermost where that only says which step it was.
+def _same_loss(events: Sequence[Backward]) -> list[list[Backward]]:
+    """Groups of calls by label, else by the lines on the stack.
 
     A block that calls `step()` on two lines runs each loss twice; a block that calls one helper
-    on two lines may run two losses. What a call reaches tells these apart.
+    on two lines may run two losses. What the calls reach tells these apart: where it is the same,
+    the outermost line does not count.
     """
-    frames = event.site.frames
-    lines = tuple(_line(frame) for frame in frames)
-    if event.site.rooted and len(frames) > 1:
-        return lines[:-1], frozenset(event.upstream), event.by_hand
-    return lines, event.by_hand
+    by_lines: dict[object, list[Backward]] = {}
+    for event in events:
+        lines = tuple(_line(frame) for frame in event.site.frames)
+        by_lines.setdefault(event.label or (lines, event.by_hand), []).append(event)
+    merged: dict[object, list[Backward]] = {}
+    for key, group in by_lines.items():
+        site = group[0].site
+        if group[0].label is None and site.rooted and len(site.frames) > 1:
+            reached = frozenset(module for event in group for module in event.upstream)
+            inner = tuple(_line(frame) for frame in site.frames[:-1])
+            key = (inner, reached, group[0].by_hand)
+        merged.setdefault(key, []).extend(group)
+    return list(merged.values())
 
 
 def _names_from_contract(

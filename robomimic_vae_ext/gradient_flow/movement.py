@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .events import BuffersMoved, Moved
-from .inventory import Inventory
-from .tensors import copy, distance, norms, same
-from .writes import Writes
+from robomimic_vae_ext.gradient_flow.events import BuffersMoved, Moved
+from robomimic_vae_ext.gradient_flow.inventory import Inventory
+from robomimic_vae_ext.gradient_flow.tensors import copy, distance, norms, same
+from robomimic_vae_ext.gradient_flow.writes import Writes
 
 
 class Shift(NamedTuple):

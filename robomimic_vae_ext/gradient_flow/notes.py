@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from .contract import Finding, Severity, Verdict
-from .events import NOWHERE, Backward, Clipped, Recording, Site, Stepped
-from .fates import Fates
+from robomimic_vae_ext.gradient_flow.contract import Finding, Severity, Verdict
+from robomimic_vae_ext.gradient_flow.events import (
+    NOWHERE,
+    Backward,
+    Clipped,
+    Recording,
+    Site,
+    Stepped,
+)
+from robomimic_vae_ext.gradient_flow.fates import Fates
 
 
 def note_findings(fates: Fates) -> Iterator[Finding]:
@@ -32,7 +39,7 @@ def _transits(fates: Fates) -> Iterator[Finding]:
 
 def _pending(fates: Fates) -> Iterator[Finding]:
     for cell in fates.cells:
-        if Verdict.PENDING in cell.fates:
+        if Verdict.PENDING in cell.fates and Verdict.DISCARDED not in cell.fates:
             yield Finding(
                 Verdict.PENDING,
                 Severity.NOTE,

@@ -11,14 +11,24 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from . import tensors as tensor_math
-from .callsite import find_site, stack_depth
-from .events import NOWHERE, Backward, Cleared, Clipped, Edited, Event, Recording, Site, Stepped
-from .graph import upstream_modules
-from .inventory import Inventory, owned_tensors
-from .ledger import Ledger
-from .movement import MovementWatch
-from .writes import WriteTrace
+from robomimic_vae_ext.gradient_flow import tensors as tensor_math
+from robomimic_vae_ext.gradient_flow.callsite import find_site, stack_depth
+from robomimic_vae_ext.gradient_flow.events import (
+    NOWHERE,
+    Backward,
+    Cleared,
+    Clipped,
+    Edited,
+    Event,
+    Recording,
+    Site,
+    Stepped,
+)
+from robomimic_vae_ext.gradient_flow.graph import upstream_modules
+from robomimic_vae_ext.gradient_flow.inventory import Inventory, owned_tensors
+from robomimic_vae_ext.gradient_flow.ledger import Ledger
+from robomimic_vae_ext.gradient_flow.movement import MovementWatch
+from robomimic_vae_ext.gradient_flow.writes import WriteTrace
 
 
 class Recorder:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from robomimic_vae_ext.errors import AuditError
-
-from .contract import Contract, Finding, Severity, Verdict
-from .events import Moved, Recording, Stepped
-from .fates import Cell, Fates
-from .targets import is_target
-from .verdicts import judge
+from robomimic_vae_ext.gradient_flow.contract import Contract, Finding, Severity, Verdict
+from robomimic_vae_ext.gradient_flow.events import Moved, Recording, Stepped
+from robomimic_vae_ext.gradient_flow.fates import Cell, Fates
+from robomimic_vae_ext.gradient_flow.targets import is_target
+from robomimic_vae_ext.gradient_flow.verdicts import judge
 
 _LINE_WIDTH = 100
 
@@ -148,7 +147,7 @@ class Report:
             path: file to write; the suffix chooses the format.
             title: heading of the figure.
         """
-        from .figure import draw
+        from robomimic_vae_ext.gradient_flow.figure import draw
 
         draw(self, path, title)
 
@@ -182,10 +181,7 @@ class Report:
         rows = []
         for module in self.recording.modules:
             moves = [self.movement.get((mover, module)) for mover in self._movers()]
-            row = [
-                "." if m is None else f"{m.absolute:.1e} ({m.relative:.1e}) x{m.times}"
-                for m in moves
-            ]
+            row = ["." if m is None else _travel(m) for m in moves]
             rows.append((module, row))
         return rows
 
@@ -228,6 +224,12 @@ def _movement(recording: Recording) -> dict[tuple[str, str], Movement]:
         )
         for key, pairs in sums.items()
     }
+
+
+def _travel(movement: Movement) -> str:
+    far = math.isfinite(movement.relative)
+    relative = f"{movement.relative:.1e}" if far else "from 0"
+    return f"{movement.absolute:.1e} ({relative}) x{movement.times}"
 
 
 def _shout(verdict: Verdict) -> str:

@@ -8,17 +8,16 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from robomimic_vae_ext.errors import AuditError
-
-from .callsite import caller_frame
-from .events import Recording
-from .inventory import flatten_optimizers, take_inventory
-from .patches import listening
-from .recorder import Recorder
-from .writes import WriteTrace
+from robomimic_vae_ext.gradient_flow.callsite import caller_frame
+from robomimic_vae_ext.gradient_flow.events import Recording
+from robomimic_vae_ext.gradient_flow.inventory import flatten_optimizers, take_inventory
+from robomimic_vae_ext.gradient_flow.patches import listening
+from robomimic_vae_ext.gradient_flow.recorder import Recorder
+from robomimic_vae_ext.gradient_flow.writes import WriteTrace
 
 if TYPE_CHECKING:
-    from .contract import Contract
-    from .report import Report
+    from robomimic_vae_ext.gradient_flow.contract import Contract
+    from robomimic_vae_ext.gradient_flow.report import Report
 
 
 class Tape:
@@ -62,7 +61,7 @@ class Tape:
         Raises:
             AuditError: no backward was recorded, or the contract names what is not there.
         """
-        from .report import Report
+        from robomimic_vae_ext.gradient_flow.report import Report
 
         return Report.of(self.recording, contract)
 

@@ -5,9 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from .contract import Contract, Finding, Severity, Target, Verdict, covers
-from .events import NOWHERE, BuffersMoved, Moved, Recording, Site, Stepped
-from .fates import Fates
+from robomimic_vae_ext.gradient_flow.contract import (
+    Contract,
+    Finding,
+    Severity,
+    Target,
+    Verdict,
+    covers,
+)
+from robomimic_vae_ext.gradient_flow.events import (
+    NOWHERE,
+    BuffersMoved,
+    Moved,
+    Recording,
+    Site,
+    Stepped,
+)
+from robomimic_vae_ext.gradient_flow.fates import Fates
 
 _TARGET_NAME = re.compile(r"_?(?:target|ema|teacher|slow)_?", re.IGNORECASE)
 

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .contract import Contract, Finding, Loss, Severity, Verdict, covered, covers
-from .events import NOWHERE, Moved, Recording, Site, Stepped
-from .fates import Cell, Fates
+from robomimic_vae_ext.gradient_flow.contract import (
+    Contract,
+    Finding,
+    Loss,
+    Severity,
+    Verdict,
+    covered,
+    covers,
+)
+from robomimic_vae_ext.gradient_flow.events import NOWHERE, Moved, Recording, Site, Stepped
+from robomimic_vae_ext.gradient_flow.fates import Cell, Fates
 
 
 def contract_findings(
@@ -23,14 +31,15 @@ def contract_findings(
         for f in already
         if f.severity is Severity.BROKEN and f.verdict is not Verdict.DISCARDED
     }
-    discarded = {(f.loss, f.module) for f in already if f.verdict is Verdict.DISCARDED}
+    broken = {(f.loss, f.module) for f in already if f.severity is Severity.BROKEN}
     stuck = {f.module for f in already if f.severity is Severity.BROKEN and f.loss is None}
     yield from _leaks(fates, contract, known)
     for name, loss in contract.losses.items():
         for module in fates.recording.modules:
-            if not covered(loss.drives, module) or (name, module) in known or module in stuck:
+            # Without weights (an encoder of low-dimensional keys) there is nothing to drive.
+            if not covered(loss.drives, module) or not fates.recording.of_module(module):
                 continue
-            if (name, module) not in discarded:
+            if (name, module) not in broken and module not in stuck:
                 yield from _not_driven(fates, name, module)
     yield from _misowned(fates.recording, contract)
     yield from _not_frozen(fates.recording, contract)
@@ -97,7 +106,7 @@ def _misowned(recording: Recording, contract: Contract) -> Iterator[Finding]:
         for module in recording.modules:
             owners = recording.module_owners(module)
             # Two owners are reported as such already.
-            if not covers(pattern, module) or len(owners) > 1:
+            if not covers(pattern, module) or len(owners) > 1 or not recording.of_module(module):
                 continue
             if not owners or not covers(owner, owners[0]):
                 found = owners[0] if owners else "no optimizer"

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from .contract import Contract, Finding, Severity, Verdict
-from .events import NOWHERE, Backward, Cleared, Clipped, Contribution, Recording, Site, Stepped
-from .fates import Fates
-from .notes import note_findings
-from .targets import target_findings
-from .terms import contract_findings
+from robomimic_vae_ext.gradient_flow.contract import Contract, Finding, Severity, Verdict
+from robomimic_vae_ext.gradient_flow.events import (
+    NOWHERE,
+    Backward,
+    Cleared,
+    Clipped,
+    Contribution,
+    Recording,
+    Site,
+    Stepped,
+)
+from robomimic_vae_ext.gradient_flow.fates import Fates
+from robomimic_vae_ext.gradient_flow.notes import note_findings
+from robomimic_vae_ext.gradient_flow.targets import target_findings
+from robomimic_vae_ext.gradient_flow.terms import contract_findings
 
 Rule = Callable[[Fates], Iterable[Finding]]
 
@@ -55,15 +64,19 @@ def _discarded(fates: Fates) -> Iterator[Finding]:
             f"{by.by}.zero_grad()" if isinstance(by, Cleared) and by.by != "by hand" else "a reset"
         )
         message = (
-            f"the gradient of {cell.loss.name} reaches {cell.module} (norm {cell.norm:.3g}) and is thrown "
-            f"away by {how} at {reset.where} before {owners}, its owner, has stepped with it."
+            f"the gradient of {cell.loss.name} reaches {cell.module} (norm {cell.norm:.3g}) and "
+            f"is thrown away by {how} at {reset.where} before {owners}, its owner, has stepped "
+            f"with it."
         )
         if any(_is_nonfinite(recording, item) for item in items):
             message += " It holds nan or inf, for which a gradient scaler skips the step."
         elsewhere = Verdict.DRIVEN in cell.fates
         if elsewhere:
             message += " Other calls of the same loss do drive it."
-        severity = Severity.NOTE if elsewhere else Severity.BROKEN
+        excused = (cell.loss.name, cell.module) in fates.excused
+        if excused:
+            message += " It may be a detach left out on purpose: a contract would tell."
+        severity = Severity.NOTE if elsewhere or excused else Severity.BROKEN
         yield Finding(
             Verdict.DISCARDED,
             severity,

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .callsite import find_site
-from .events import Site
+from robomimic_vae_ext.gradient_flow.callsite import find_site
+from robomimic_vae_ext.gradient_flow.events import Site
 
 
 class Writes(NamedTuple):

@@ -99,7 +99,7 @@ def test_the_codes_own_exception_is_not_swallowed(where: str) -> None:
 
 
 def test_a_failed_step_does_not_deafen_the_tape() -> None:
-    policy, optimizer = tiny()
+    policy, _ = tiny()
 
     class FailsOnce(torch.optim.SGD):
         failed = False
@@ -144,9 +144,9 @@ def test_bad_input_is_refused_in_one_sentence(modules: Any, optimizers: Any, sai
 def test_parameters_on_several_devices_are_judged_where_they_hold_values() -> None:
     # The meta device stands for a second device on machines that have only one.
     policy = nn.ModuleDict({"here": nn.Linear(2, 2), "there": nn.Linear(2, 2, device="meta")})
-    with pytest.raises(AuditError, match="parameter weight of there is on the meta device"):
-        with record(policy, {}):
-            pytest.fail("the block must not run")
+    said = "parameter weight of there is on the meta device"
+    with pytest.raises(AuditError, match=said), record(policy, {}):
+        pytest.fail("the block must not run")
 
 
 def test_no_backward_at_all() -> None:

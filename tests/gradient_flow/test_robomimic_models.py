@@ -1,0 +1,170 @@
+"""robomimic's own algorithms raise no false alarm; the four arms say what they are."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robomimic_vae_ext.errors import AuditError
+from robomimic_vae_ext.gradient_flow import Report, Verdict, command
+from robomimic_vae_ext.gradient_flow import robomimic_models as models
+
+SMALL = {"batch_size": 4}
+CAMERA = {"modalities": {"obs": {"low_dim": ["robot0_eef_pos"], "rgb": ["agentview_image"]}}}
+
+
+def audit(tmp_path: Path, settings: dict[str, Any], steps: int = 2) -> Report:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(settings))
+    setup = models.build(models.load_config(path, None, None), use_dataset=False)
+    return models.audit(setup, steps).report(setup.contract)
+
+
+STOCK: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    # name: (algorithm's settings, modules that must be driven)
+    "bc": ({"algo_name": "bc"}, {"policy"}),
+    "bc_gmm": ({"algo_name": "bc", "algo": {"gmm": {"enabled": True}}}, {"policy"}),
+    "bc_vae": ({"algo_name": "bc", "algo": {"vae": {"enabled": True}}}, {"policy"}),
+    "bcq": ({"algo_name": "bcq"}, {"critic[0]", "critic[1]", "action_sampler"}),
+    "bcq_with_actor": (
+        {"algo_name": "bcq", "algo": {"actor": {"enabled": True}}},
+        {"critic[0]", "critic[1]", "action_sampler", "actor"},
+    ),
+    "cql": ({"algo_name": "cql"}, {"actor", "critic[0]", "critic[1]", "log_cql_weight"}),
+    "iql": ({"algo_name": "iql"}, {"actor", "critic[0]", "critic[1]", "vf"}),
+    "td3_bc": ({"algo_name": "td3_bc"}, {"actor", "critic[0]", "critic[1]"}),
+    "hbc": ({"algo_name": "hbc"}, {"planner.goal_network", "actor.policy"}),
+    "iris": (
+        {"algo_name": "iris"},
+        {"planner.planner.goal_network", "planner.value_net.action_sampler", "actor.policy"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_no_false_alarm_on_robomimics_own(name: str, tmp_path: Path) -> None:
+    settings, driven = STOCK[name]
+    report = audit(tmp_path, settings | {"train": SMALL})
+    assert report.ok, str(report)
+    states = {m for m, v in report.states.items() if v is Verdict.DRIVEN}
+    assert driven <= states, str(report)
+
+
+def test_what_is_odd_in_cql_is_told_as_a_note(tmp_path: Path) -> None:
+    # Its critic loss samples actions without detaching, and its actor loss the temperature.
+    report = audit(tmp_path, {"algo_name": "cql", "train": SMALL})
+    assert report.losses.count("_train_critic_on_batch") == 1  # both critics, one loss
+    discarded = {(f.loss, f.module) for f in report.notes if f.verdict is Verdict.DISCARDED}
+    assert discarded == {
+        ("_train_critic_on_batch", "actor"),
+        ("_train_critic_on_batch", "log_cql_weight"),
+        ("_train_policy_on_batch", "log_entropy_weight"),
+    }
+
+
+def test_a_td3_actor_on_images_is_a_note_not_a_failure(tmp_path: Path) -> None:
+    report = audit(tmp_path, {"algo_name": "td3_bc", "train": SMALL, "observation": CAMERA})
+    assert report.ok, str(report)
+    assert (Verdict.TRANSIT, "critic[0]") in {(f.verdict, f.module) for f in report.notes}
+    # robomimic's Polyak update copies parameters only: BatchNorm statistics of targets stay.
+    assert (Verdict.TARGET, "critic_target[0]") in {(f.verdict, f.module) for f in report.notes}
+
+
+OWNERS = {"critic": "critic", "joint": "critic", "vae": "actor_vae"}
+
+
+@pytest.mark.parametrize("owner", ["critic", "vae", "joint", "frozen"])
+def test_the_four_arms(owner: str, tmp_path: Path) -> None:
+    settings = {
+        "algo_name": "lapo",
+        "train": SMALL,
+        "algo": {"encoder": {"owner": owner}},
+        "observation": CAMERA,
+    }
+    report = audit(tmp_path, settings)
+    found = [(f.verdict, f.loss, f.module) for f in report.broken]
+    bug = (Verdict.DISCARDED, "critic_loss", "obs_encoder")
+    assert found == ([bug] if owner == "vae" else []), str(report)
+    owners = report.recording.module_owners("obs_encoder")
+    assert owners == ((OWNERS[owner],) if owner in OWNERS else ())
+    state = Verdict.FROZEN if owner == "frozen" else Verdict.DRIVEN
+    assert report.states["obs_encoder"] is state
+    if owner == "vae":
+        frame = report.broken[0].site.frames[0]
+        assert (Path(frame.file).name, frame.function) == ("algo.py", "_step")
+
+
+def test_an_arm_that_breaks_its_contract_is_caught(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"algo_name": "lapo", "train": SMALL, "observation": CAMERA}))
+    setup = models.build(models.load_config(path, None, None), use_dataset=False)
+    setup.model._update_targets = lambda: None
+    report = models.audit(setup, 2).report(setup.contract)
+    assert {f.module for f in report.broken} == {
+        "critic_target",
+        "actor_vae_target",
+        "actor_target",
+    }
+
+
+def test_with_a_dataset(tmp_path: Path, dataset: Path) -> None:
+    path = tmp_path / "config.json"
+    keys = {"low_dim": ["robot0_eef_pos", "object"]}
+    path.write_text(
+        json.dumps(
+            {
+                "algo_name": "iql",
+                "train": SMALL | {"hdf5_filter_key": "train"},
+                "observation": {"modalities": {"obs": keys}},
+            }
+        )
+    )
+    out = io.StringIO()
+    assert command.run(str(path), dataset=str(dataset), out=out) == command.KEPT
+    assert "synthetic" not in out.getvalue()
+    assert "critic_target[0] [target]" in out.getvalue()
+
+
+def test_the_command_writes_json_and_says_broken(tmp_path: Path) -> None:
+    path, json_path = tmp_path / "config.json", tmp_path / "out.json"
+    settings = {
+        "algo_name": "lapo",
+        "train": SMALL,
+        "algo": {"encoder": {"owner": "vae"}},
+        "observation": CAMERA,
+    }
+    path.write_text(json.dumps(settings))
+    out = io.StringIO()
+    assert command.run(str(path), json_path=str(json_path), out=out) == command.BROKEN
+    data = json.loads(json_path.read_text())
+    assert data["ok"] is False
+    assert [f["verdict"] for f in data["findings"] if f["severity"] == "broken"] == ["discarded"]
+    assert "thrown away by actor_vae.zero_grad()" in " ".join(out.getvalue().split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"config": "missing.json"}, "cannot be read"),
+        ({"config": None, "algo": "sac"}, "the algorithm is 'sac'"),
+        ({"config": None, "algo": "bcq", "dataset": "missing.hdf5"}, "there is no dataset"),
+        ({"config": None, "algo": "bc", "steps": 0}, "--steps is 0"),
+        ({"config": None, "algo": "bc", "figure_path": "/missing/x.png"}, "cannot be written"),
+    ],
+)
+def test_unusable_input_exits_2(
+    arguments: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.run(**arguments) == command.UNUSABLE
+    assert said in capsys.readouterr().err
+
+
+def test_a_config_that_robomimic_refuses(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"algo_name": "bc", "algo": {"no_such_key": 1}}))
+    with pytest.raises(AuditError, match="refuses"):
+        models.load_config(path, None, None)

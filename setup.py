@@ -60,7 +60,7 @@ setup(
         "mujoco>=3.3,<3.10",  # 3.10 changed mj_fullM's arguments, which robosuite 1.5.2 calls
         "torch>=2.4",  # `torch.amp` and foreach Polyak; with torchvision of the same build
         "torchvision",  # imported by robomimic; must come from where torch comes from
-        "numpy>=1.26,<2.5",  # numba, which robosuite uses, lags behind numpy
+        "numpy>=1.26,<2",  # robomimic 0.3.0 predates numpy 2; everything is tested with 1.26
         "h5py>=3.10",
         "imageio",  # rollout videos
         "imageio-ffmpeg",  # carries an ffmpeg binary: no system package needed

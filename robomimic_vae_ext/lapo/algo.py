@@ -323,7 +323,8 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         with self._without_gradient("critic"):
             z = self.nets["actor"](features)
             actions = self.nets["actor_vae_target"].decode(features, z)
-            loss, info = losses.actor_loss(self.nets["critic"].q1_value(features, actions), z)
+            q = self.nets["critic"].q1_value(features, actions)
+            loss, info = losses.actor_loss(q, z, self.algo_config.actor.prior_weight)
             if not validate and self._gradient_steps >= self.algo_config.actor.start_step:
                 info |= self._step(loss, "actor")
         return info

@@ -84,6 +84,8 @@ class LAPOConfig(base_config.BaseConfig):
         algo.actor.max_latent_action = 1.0  # |z| <= this; LAPO has 2, wide z exploits Q sooner
         algo.actor.target_noise = 0.1  # std of the noise on z in V's target, relative to max z
         algo.actor.target_noise_clip = 0.3  # bound of that noise, relative to max z
+        # Weight of -log N(z; 0, 1) against Q/mean|Q|: keeps the actor near the CVAE's prior.
+        algo.actor.prior_weight = 0.0
         algo.actor.start_step = 0  # gradient steps before the actor moves
         # z in rollouts: what the actor chooses, or zero (advantage-weighted behaviour cloning).
         algo.actor.rollout_latent = "actor"
@@ -151,6 +153,7 @@ def _check_ranges(algo: Any) -> None:
         "algo.actor.max_latent_action": (algo.actor.max_latent_action, 1e-6, float("inf")),
         "algo.actor.target_noise": (algo.actor.target_noise, 0.0, float("inf")),
         "algo.actor.target_noise_clip": (algo.actor.target_noise_clip, 0.0, float("inf")),
+        "algo.actor.prior_weight": (algo.actor.prior_weight, 0.0, float("inf")),
         "algo.actor.start_step": (algo.actor.start_step, 0, float("inf")),
         "algo.encoder.trunk_dim": (algo.encoder.trunk_dim, 1, float("inf")),
     }

@@ -145,15 +145,19 @@ def vae_loss(
     return loss, {name: value.detach() for name, value in info.items()}
 
 
-def actor_loss(q: Tensor, z: Tensor) -> tuple[Tensor, Info]:
-    """Negative value of the latent actor's decoded action.
+def actor_loss(q: Tensor, z: Tensor, prior_weight: float = 0.0) -> tuple[Tensor, Info]:
+    """Negative value of the latent actor's decoded action, plus what leaving the prior costs.
 
     Args:
         q: (B,), Q1(f, decode'(f, z)).
         z: (B, Z), the actor's latent action.
+        prior_weight: weight of -log N(z; 0, 1) against Q divided by its mean size; 0 is LAPO.
 
     Gradient: reaches the actor. The caller keeps it out of critic, decoder and encoder.
+    Differs: LAPO bounds z but does not weigh it.
     """
-    loss = -q.mean()
+    value = q.mean() / q.detach().abs().mean().clamp(min=1e-6) if prior_weight > 0 else q.mean()
+    prior = 0.5 * z.square().sum(dim=-1).mean()
+    loss = prior_weight * prior - value
     info = {"actor/loss": loss, "actor/q": q.mean(), "actor/z_abs": z.abs().mean()}
     return loss, {name: value.detach() for name, value in info.items()}

@@ -1,0 +1,45 @@
+# Every target makes what it needs, from nothing: python 3.11, pip, and EGL (libegl1) for pictures.
+#   make demo [FAST=1]   environment, dataset, training with stock train.py, evaluation, figures
+#   make test            the test suite
+#   make check           format, lint, types, tests
+# Use your own environment instead of .venv with PYTHON=... INSTALLED=1.
+
+VENV ?= .venv
+PYTHON ?= $(VENV)/bin/python
+BASE_PYTHON ?= python3.11
+DEMO_FOLDER ?= runs/demo$(if $(FAST),_fast)
+export MUJOCO_GL ?= egl
+# Threads that wait by sleeping: with busy neighbours, spinning costs many times the work itself.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+STAMP = $(if $(INSTALLED),,$(VENV)/.installed)
+
+.PHONY: demo test check format clean
+
+demo: $(STAMP)
+	$(PYTHON) scripts/demo.py --out $(DEMO_FOLDER) $(if $(FAST),--fast)
+
+test: $(STAMP)
+	$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+check: $(STAMP)
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+format: $(STAMP)
+	$(PYTHON) -m ruff format .
+	$(PYTHON) -m ruff check --fix .
+
+# torch and torchvision first and together: torchvision must come from the same build as torch, and
+# pip would keep an older torch that happens to be there.
+$(VENV)/.installed: setup.py pyproject.toml robomimic_vae_ext/_startup.py
+	$(BASE_PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip setuptools wheel
+	$(VENV)/bin/python -m pip install --quiet torch torchvision "numpy<2"
+	$(VENV)/bin/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info

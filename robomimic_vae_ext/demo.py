@@ -1,0 +1,170 @@
+"""From nothing to an evaluated policy: the commands a user would type, one after the other.
+
+Every step is a command of its own, printed before it runs, and is skipped if its result is there:
+a demo that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robomimic_vae_ext.errors import VaeExtError
+
+REPOSITORY = Path(__file__).parent.parent
+EVALUATION_SEED = 0  # never used to choose a hyperparameter
+
+
+class DemoError(VaeExtError):
+    """A step of the demo failed."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything."""
+
+    episodes: int  # demonstrations to collect
+    epochs: int
+    steps_per_epoch: int
+    rollouts: int  # during training, at its end
+    evaluations: int
+
+
+FULL = Size(episodes=200, epochs=10, steps_per_epoch=250, rollouts=5, evaluations=20)
+FAST = Size(episodes=16, epochs=2, steps_per_epoch=40, rollouts=2, evaluations=4)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where everything goes."""
+
+    folder: Path
+
+    @property
+    def dataset(self) -> Path:
+        """Demonstrations."""
+        return self.folder / "lift_mixed.hdf5"
+
+    @property
+    def config(self) -> Path:
+        """configs/vae_fixed.json with this demo's paths and lengths."""
+        return self.folder / "config.json"
+
+    @property
+    def runs(self) -> Path:
+        """robomimic's output_dir."""
+        return self.folder / "runs"
+
+    @property
+    def result(self) -> Path:
+        """Evaluation, every episode."""
+        return self.folder / "evaluation.json"
+
+    @property
+    def video(self) -> Path:
+        """The first evaluation episodes."""
+        return self.folder / "policy.mp4"
+
+    @property
+    def figure(self) -> Path:
+        """Training curves."""
+        return self.folder / "training_curves.png"
+
+    def finished_run(self, epochs: int) -> Path | None:
+        """Folder of the latest run that saved its last checkpoint."""
+        found = self.runs.glob(f"*/*/models/model_epoch_{epochs}*.pth")
+        return max((path.parent.parent for path in found), default=None)
+
+
+def run(folder: Path, fast: bool = False, workers: int = 2) -> None:
+    """Run the whole demo and print a summary.
+
+    Args:
+        folder: everything is written below it.
+        fast: a miniature of the same path, which learns nothing.
+        workers: processes for collection and evaluation.
+
+    Raises:
+        DemoError: a step failed; its own message stands above.
+    """
+    begin = time.perf_counter()
+    size, files = (FAST if fast else FULL), Files(folder.absolute())
+    files.folder.mkdir(parents=True, exist_ok=True)
+    if not files.dataset.exists():
+        _command(
+            "scripts/collect_dataset.py", "--env", "Lift", "--quality", "mixed",
+            "--n", size.episodes, "--cameras", "agentview", "robot0_eye_in_hand", "--size", 84,
+            "--seed", 0, "--workers", workers, "--out", files.dataset,
+        )  # fmt: skip
+    if files.finished_run(size.epochs) is None:
+        write_config(files, size)
+        # Stock robomimic, unmodified: the plugin is found by itself.
+        _command("-m", "robomimic.scripts.train", "--config", files.config)
+    run_folder = files.finished_run(size.epochs)
+    if run_folder is None:
+        raise DemoError(
+            "training stopped before its last checkpoint",
+            f"model_epoch_{size.epochs}*.pth below {files.runs}",
+            "Read the error above (stock train.py exits 0 even then), then run the demo again.",
+        )
+    checkpoint = next((run_folder / "models").glob(f"model_epoch_{size.epochs}*.pth"))
+    _command(
+        "scripts/evaluate.py", "--agent", checkpoint, "--n", size.evaluations,
+        "--seed", EVALUATION_SEED, "--workers", workers, "--video", files.video,
+        "--video-episodes", min(4, size.evaluations), "--json", files.result,
+    )  # fmt: skip
+    _command("scripts/plot_training.py", "--run", run_folder, "--out", files.figure)
+    print(summary(files, checkpoint, time.perf_counter() - begin))
+
+
+def write_config(files: Files, size: Size) -> None:
+    """Write configs/vae_fixed.json with the demo's paths and lengths."""
+    config: dict[str, Any] = json.loads((REPOSITORY / "configs" / "vae_fixed.json").read_text())
+    config["experiment"]["epoch_every_n_steps"] = size.steps_per_epoch
+    config["experiment"]["save"]["every_n_epochs"] = size.epochs
+    config["experiment"]["rollout"].update(n=size.rollouts, rate=size.epochs)
+    config["train"].update(
+        data=str(files.dataset), output_dir=str(files.runs), num_epochs=size.epochs
+    )
+    files.config.write_text(json.dumps(config, indent=4) + "\n")
+
+
+def summary(files: Files, checkpoint: Path, seconds: float) -> str:
+    """What was made, where it is, and how well the policy does beside its teacher."""
+    import h5py
+
+    result = json.loads(files.result.read_text())
+    with h5py.File(files.dataset) as file:
+        demos = len(file["data"])
+        taught = len(file["mask/success"]) / demos
+    low, high = result["success_rate_95"]
+    lines = [
+        "",
+        f"demo finished in {seconds / 60:.1f} minutes",
+        f"  dataset     {files.dataset} ({demos} episodes, {taught:.0%} successful)",
+        f"  checkpoint  {checkpoint}",
+        f"  video       {files.video}",
+        f"  curves      {files.figure}",
+        f"  evaluation  {files.result}",
+        f"  success     {result['success_rate']:.0%} of {result['n']} episodes with fixed seeds "
+        f"(95 % interval {low:.0%} to {high:.0%}); demonstrations: {taught:.0%}",
+    ]
+    return "\n".join(lines)
+
+
+def _command(*words: object) -> None:
+    """Run a Python command in the repository, print it first, raise if it fails."""
+    text = [str(word) for word in words]
+    print("\n$ python " + shlex.join(text), flush=True)
+    environment = {"MUJOCO_GL": "egl"} | dict(os.environ)
+    if subprocess.run([sys.executable, *text], cwd=REPOSITORY, env=environment).returncode != 0:
+        raise DemoError(
+            f"`python {text[0]}` failed", "exit code 0", "Its own message stands above."
+        )

@@ -1,0 +1,1 @@
+"""Comparing runs: what the logs say, and pictures of it."""

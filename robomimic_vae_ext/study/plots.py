@@ -1,0 +1,75 @@
+"""Figures of training runs. Knows matplotlib and our metrics, never torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no display on a cluster
+import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
+
+from robomimic_vae_ext.study.metrics import Series, success_rate
+
+# Okabe-Ito colours: told apart by colour-blind readers; line styles tell them apart in print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+PANELS = (
+    ("critic/loss", "critic loss (squared TD error)", "log"),
+    ("vae/action_error", "CVAE action error (mean |a - â|)", "linear"),
+    ("critic/q_mean", "mean Q of dataset actions", "linear"),
+    ("grad_norm/obs_encoder", "gradient norm in the encoder", "log"),
+    ("actor/z_abs", "latent actor: mean |z|", "linear"),
+)
+
+
+def training_curves(runs: Mapping[str, Mapping[str, Series]], path: Path) -> None:
+    """Draw training (solid) and held-out (dashed) curves of one or more runs.
+
+    Args:
+        runs: label to metrics, from `metrics.read_run`.
+        path: PNG or PDF file.
+    """
+    figure, grid = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
+    axes = list(grid.flat)
+    for axis, (tag, title, scale) in zip(axes, PANELS, strict=False):
+        drawn = False
+        for (label, series), colour in zip(runs.items(), _cycle(len(runs)), strict=True):
+            drawn |= _curve(axis, series.get(f"Train/{tag}"), colour, "-", f"{label}, training")
+            drawn |= _curve(axis, series.get(f"Valid/{tag}"), colour, "--", f"{label}, held out")
+        axis.set(title=title, xlabel="epoch", yscale=scale if drawn else "linear")
+        _finish(axis, drawn)
+    axis = axes[-1]
+    drawn = False
+    for (label, series), colour in zip(runs.items(), _cycle(len(runs)), strict=True):
+        drawn |= _curve(axis, success_rate(dict(series)), colour, "-", label)
+    axis.set(title="success rate in training rollouts", xlabel="epoch", ylim=(-0.03, 1.03))
+    _finish(axis, drawn)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _cycle(count: int) -> list[str]:
+    return [COLOURS[index % len(COLOURS)] for index in range(count)]
+
+
+def _curve(axis: Any, series: Series | None, colour: str, style: str, label: str) -> bool:
+    if series is None:
+        return False
+    axis.plot(
+        series.epochs, series.values, style, color=colour, label=label, marker="o", markersize=3
+    )
+    return True
+
+
+def _finish(axis: Any, drawn: bool) -> None:
+    axis.grid(True, alpha=0.3)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if not drawn:
+        axis.text(0.5, 0.5, "not logged", transform=axis.transAxes, ha="center", color="0.4")

@@ -1,0 +1,84 @@
+"""Who may import whom, and the sizes and words that the project keeps to."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PACKAGE = REPOSITORY / "robomimic_vae_ext"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file imports, wherever in the file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def roots(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(path)}
+
+
+def files(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((PACKAGE / folder).rglob("*.py"))]
+
+
+SIMULATORS = {"robosuite", "mujoco", "robomimic"}
+
+
+@pytest.mark.parametrize(
+    ("paths", "forbidden"),
+    [
+        ([PACKAGE / "lapo/losses.py"], SIMULATORS | {"h5py", "matplotlib", "numpy"}),
+        (files("data"), {"torch", "robomimic", "matplotlib"}),
+        ([PACKAGE / "study/plots.py"], {"torch", "robomimic", "robosuite"}),
+        (files("lapo"), {"robosuite", "mujoco", "matplotlib"}),
+        ([PACKAGE / "__init__.py", PACKAGE / "_startup.py"], SIMULATORS | {"torch", "h5py"}),
+    ],
+    ids=["losses", "data", "plots", "lapo", "front_door"],
+)
+def test_import_rules(paths: list[Path], forbidden: set[str]) -> None:
+    assert paths
+    for path in paths:
+        assert not roots(path) & forbidden, path
+
+
+def test_nothing_imports_scripts_and_losses_stand_alone() -> None:
+    for path in MODULES:
+        assert "scripts" not in roots(path), path
+    ours = {name for name in imports(PACKAGE / "lapo/losses.py") if name.startswith("robomimic_")}
+    assert not ours
+
+
+def test_gradient_flow_core_knows_torch_only_and_never_hears_lapo() -> None:
+    for path in files("gradient_flow"):
+        if path.name == "robomimic_models.py":  # the glue to robomimic
+            continue
+        assert not roots(path) & (SIMULATORS | {"h5py"}), path
+        assert "lapo" not in path.read_text().lower(), path
+
+
+def test_nothing_from_robomimic_by_name_at_top_level() -> None:
+    """robomimic's modules import each other in circles, and we are imported in the middle."""
+    for path in MODULES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom):
+                assert not (node.module or "").startswith("robomimic."), f"{path}: {node.module}"
+
+
+def test_scripts_are_argparse_and_nothing_else() -> None:
+    for path in sorted((REPOSITORY / "scripts").glob("*.py")):
+        lines = [line for line in path.read_text().splitlines() if line.strip()]
+        assert len(lines) <= 60, path
+        tree = ast.parse(path.read_text())
+        assert not any(isinstance(node, ast.ClassDef) for node in tree.body), path

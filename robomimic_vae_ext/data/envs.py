@@ -148,9 +148,9 @@ def _controller_config() -> dict[str, Any]:
 
 @contextmanager
 def quiet_robosuite() -> Iterator[None]:
-    """Keep robosuite's logger to errors for a while."""
+    """Keep robosuite's logger silent for a while."""
     level = ROBOSUITE_DEFAULT_LOGGER.level
-    ROBOSUITE_DEFAULT_LOGGER.setLevel("ERROR")
+    ROBOSUITE_DEFAULT_LOGGER.setLevel("CRITICAL")
     try:
         yield
     finally:
@@ -176,12 +176,12 @@ def build_env(env_args: dict[str, Any]) -> Any:
         with quiet_robosuite():
             env = robosuite.make(env_args["env_name"], **kwargs)
     except ValueError as error:
-        # robosuite names a missing camera and all existing ones in a ValueError.
-        if "camera" not in str(error).lower():
+        if "_image is invalid" not in str(error):
             raise
+        # robosuite tries every sensor once; why this one failed, it only logs.
         raise SimulationError(
-            f"{str(error).rstrip('.')}",
-            f"cameras of {env_args['env_name']}",
+            f"robosuite says: {str(error.__context__ or error).rstrip('.')}",
+            f"cameras of {env_args['env_name']} among {', '.join(kwargs['camera_names'])}",
             "Choose others with --cameras.",
         ) from error
     own_render_context(env)

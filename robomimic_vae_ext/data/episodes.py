@@ -46,7 +46,8 @@ class CollectSettings:
                 f"one of {', '.join(experts.QUALITIES)}",
                 "Choose one of them with --quality.",
             )
-        for name, value, least in (("n", self.n, 1), ("seed", self.seed, 0)):
+        bounds = (("n", self.n, 1), ("seed", self.seed, 0), ("horizon", self.horizon, 0))
+        for name, value, least in bounds:
             if value < least:
                 raise DatasetError(f"--{name} {value}", f"at least {least}", f"Change --{name}.")
         if self.compress not in ("", "gzip", "lzf"):

@@ -8,6 +8,7 @@ from robomimic_vae_ext.gradient_flow.contract import (
     Target,
     Verdict,
 )
+from robomimic_vae_ext.gradient_flow.periodic import PeriodicAudit
 from robomimic_vae_ext.gradient_flow.report import Report
 from robomimic_vae_ext.gradient_flow.tape import Tape, record
 
@@ -15,6 +16,7 @@ __all__ = [
     "Contract",
     "Finding",
     "Loss",
+    "PeriodicAudit",
     "Report",
     "Severity",
     "Tape",

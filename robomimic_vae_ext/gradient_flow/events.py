@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import NamedTuple
 
+import torch
+
 
 class Frame(NamedTuple):
     """One line of user code on the way to a torch call."""
@@ -200,7 +202,7 @@ class Recording:
     buffers: Mapping[str, tuple[str, ...]]
     events: tuple[Event, ...]
     contributions: tuple[Contribution, ...]
-    vectors: Mapping[int, Mapping[str, object]]
+    vectors: Mapping[int, Mapping[str, torch.Tensor]]
     seconds: float
 
     def of_module(self, module: str) -> tuple[int, ...]:

@@ -21,8 +21,11 @@ _BOX_HEIGHT, _ROW = 0.62, 1.0
 _LINE_WIDTHS = (1.2, 7.0)  # thinnest and thickest arrow [point]
 
 
+_Point = tuple[float, float]
+
+
 class _Style(NamedTuple):
-    """How one kind of flow is drawn; `mark` says it again without colour."""
+    """How one kind of flow is drawn; `mark`, at its end, says it again without colour."""
 
     colour: str
     dashes: Any
@@ -30,11 +33,13 @@ class _Style(NamedTuple):
     meaning: str
 
 
-_BROKEN = _Style(RED, (0, (2.2, 1.4)), "✕", "thrown away, left over or unowned (broken, crossed)")
+_BROKEN = _Style(RED, (0, (2.2, 1.4)), "X", "never used as it should be (broken line, cross)")
+_UNUSED = _Style(GREY, (0, (2.2, 1.4)), "X", "not used, perhaps on purpose (cross)")
+_PASSING = _Style(GREY, (0, (1, 1.2)), "", "passes through, trains nothing (dotted)")
 STYLES: dict[Verdict, _Style] = {
     Verdict.DRIVEN: _Style(BLUE, "solid", "", "drives the module (width: gradient norm)"),
-    Verdict.TRANSIT: _Style(GREY, (0, (1, 1.2)), "", "passes through, trains nothing (dotted)"),
-    Verdict.PENDING: _Style(GREY, (0, (1, 1.2)), "", "passes through, trains nothing (dotted)"),
+    Verdict.TRANSIT: _PASSING,
+    Verdict.PENDING: _PASSING,
     Verdict.DISCARDED: _BROKEN,
     Verdict.ORPHAN: _BROKEN,
     Verdict.STALE: _BROKEN,
@@ -59,16 +64,20 @@ def draw(report: Report, path: str | Path, title: str = "") -> None:
     figure = Figure(figsize=(10.5, 1.9 + 0.62 * rows), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    middle = _spread(modules, rows)
+    reached = {x: [c.module for c in report.cells if c.loss.name == x] for x in report.losses}
+    owned = {o: [m for m in modules if o in report.recording.module_owners(m)] for o in optimizers}
     heights = {
-        _X_LOSS: _spread(report.losses, rows),
-        _X_MODULE: _spread(modules, rows),
-        _X_OPTIMIZER: _spread(optimizers, rows),
+        _X_LOSS: _beside(reached, middle),
+        _X_MODULE: middle,
+        _X_OPTIMIZER: _beside(owned, middle),
     }
     _columns(axes, report, heights)
     shown = _gradients(axes, report, heights)
     _ownership(axes, report, heights)
     _legend(axes, shown)
-    verdict = "contract kept" if report.ok else f"BROKEN: {len(report.broken)} finding(s)"
+    subject = "contract" if report.contract else "general rules"
+    verdict = f"{subject} {'kept' if report.ok else 'broken'}"
     axes.set_title(f"{title}: {verdict}" if title else verdict, fontsize=12, color=INK, pad=10)
     axes.set_xlim(-1.35, 11.35)
     axes.set_ylim(-rows * _ROW + 0.3, 1.15)
@@ -87,6 +96,34 @@ def _spread(names: Sequence[str], rows: int) -> dict[str, float]:
     return {name: -(i + 0.5) * step + 0.5 * _ROW for i, name in enumerate(names)}
 
 
+def _beside(links: Mapping[str, Sequence[str]], middle: Mapping[str, float]) -> dict[str, float]:
+    """Heights next to what each box is linked with, so that few arrows cross; none overlap."""
+    bottom = min(middle.values(), default=0.0)
+    wanted = {
+        name: sum(middle.get(m, bottom) for m in modules) / len(modules) if modules else bottom
+        for name, modules in links.items()
+    }
+    heights: dict[str, float] = {}
+    last = math.inf
+    for name in sorted(wanted, key=lambda n: -wanted[n]):
+        last = heights[name] = min(wanted[name], last - _ROW)
+    # Pushing down may have left the picture: move the column up as a whole.
+    excess = max(0.0, bottom - min(heights.values(), default=bottom))
+    return {name: height + excess for name, height in heights.items()}
+
+
+def _ports(pairs: Sequence[tuple[str, str]], end: int, other: Mapping[str, float]) -> list[float]:
+    """Offsets that spread the arrows meeting at one box over its edge, in the order they come."""
+    offsets = [0.0] * len(pairs)
+    for box in {pair[end] for pair in pairs}:
+        meeting = [i for i, pair in enumerate(pairs) if pair[end] == box]
+        meeting.sort(key=lambda i: -other[pairs[i][1 - end]])
+        gap = min(0.2, 0.44 / max(len(meeting) - 1, 1))
+        for place, i in enumerate(meeting):
+            offsets[i] = ((len(meeting) - 1) / 2 - place) * gap
+    return offsets
+
+
 def _columns(axes: Any, report: Report, heights: Mapping[float, Mapping[str, float]]) -> None:
     heads = {_X_LOSS: "losses", _X_MODULE: "modules", _X_OPTIMIZER: "optimizers"}
     for x, head in heads.items():
@@ -98,11 +135,13 @@ def _columns(axes: Any, report: Report, heights: Mapping[float, Mapping[str, flo
 
 
 def _state_line(report: Report, module: str, state: Verdict) -> str:
-    relative = [m.relative for (_, name), m in report.movement.items() if name == module]
-    if not relative:
+    moves = {by: m for (by, name), m in report.movement.items() if name == module}
+    if not moves:
         return f"{state.value}, stands still"
-    largest = max(relative)
-    return f"{state.value}, moved {largest:.1%}" if math.isfinite(largest) else state.value
+    by, move = max(moves.items(), key=lambda item: item[1].relative)
+    how = "copied" if by == "(outside)" else "moved"
+    far = f" {100 * move.relative:.1g}% a step" if math.isfinite(move.relative) else ""
+    return f"{state.value}, {how}{far}"
 
 
 def _box(axes: Any, x: float, y: float, name: str, below: str) -> None:
@@ -134,42 +173,52 @@ def _gradients(
     axes: Any, report: Report, heights: Mapping[float, Mapping[str, float]]
 ) -> list[_Style]:
     largest = max((cell.norm for cell in report.cells if math.isfinite(cell.norm)), default=1.0)
-    shown: list[_Style] = []
-    for cell in report.cells:
-        if cell.module not in heights[_X_MODULE]:
-            continue
-        style = STYLES[cell.verdict]
-        _gradient(axes, cell, style, _line_width(cell.norm, largest), heights)
-        if style not in shown:
-            shown.append(style)
-    return sorted(shown, key=lambda style: style.colour != BLUE)
+    cells = [cell for cell in report.cells if cell.module in heights[_X_MODULE]]
+    pairs = [(cell.loss.name, cell.module) for cell in cells]
+    leave = _ports(pairs, 0, heights[_X_MODULE])
+    arrive = _ports(pairs, 1, heights[_X_LOSS])
+    for cell, out, into in zip(cells, leave, arrive, strict=True):
+        start = (
+            _X_LOSS + _WIDTHS[_X_LOSS] / 2 + 0.03,
+            heights[_X_LOSS][cell.loss.name] + out,
+        )
+        end = (
+            _X_MODULE - _WIDTHS[_X_MODULE] / 2 - 0.05,
+            heights[_X_MODULE][cell.module] + into,
+        )
+        style = _style_of(report, cell)
+        width = _line_width(cell.norm, largest)
+        # Dotted arrow heads fray when they are thick, and by-products should not catch the eye.
+        _gradient(axes, cell, style, min(width, 2.0) if style is _PASSING else width, start, end)
+    styles = dict.fromkeys(_style_of(report, cell) for cell in cells)
+    return sorted(styles, key=lambda style: style.colour != BLUE)
+
+
+def _style_of(report: Report, cell: Cell) -> _Style:
+    style = STYLES[cell.verdict]
+    accused = {(finding.loss, finding.module) for finding in report.broken}
+    return _UNUSED if style is _BROKEN and (cell.loss.name, cell.module) not in accused else style
 
 
 def _gradient(
-    axes: Any,
-    cell: Cell,
-    style: _Style,
-    width: float,
-    heights: Mapping[float, Mapping[str, float]],
+    axes: Any, cell: Cell, style: _Style, width: float, start: _Point, end: _Point
 ) -> None:
-    start = (_X_LOSS + _WIDTHS[_X_LOSS] / 2 + 0.03, heights[_X_LOSS][cell.loss.name])
-    end = (_X_MODULE - _WIDTHS[_X_MODULE] / 2 - 0.05, heights[_X_MODULE][cell.module])
+    if style.mark:
+        # The arrow ends before it arrives: its gradient is never used.
+        end = _along(start, end, 0.9)
+        axes.plot(
+            *end, marker=style.mark, markersize=13, color=style.colour, mec="white", zorder=3.5
+        )
     _arrow(axes, start, end, style, width)
-    # Labels near the loss end, where arrows of one loss have already parted.
-    along = 0.62
-    x, y = (s + along * (e - s) for s, e in zip(start, end, strict=True))
-    text = (
-        f"{cell.norm:.2g}"
-        if cell.verdict is Verdict.DRIVEN
-        else f"{cell.norm:.2g} {cell.verdict.value}"
-    )
+    plain = cell.verdict is Verdict.DRIVEN
+    text = f"{cell.norm:.2g}" if plain else f"{cell.norm:.2g} {cell.verdict.value}"
+    # Near the module, where the arrows have parted.
     axes.text(
-        x,
-        y,
-        f"{style.mark} {text}".strip(),
+        *_along(start, end, 0.72),
+        text,
         ha="center",
         va="center",
-        fontsize=7.5,
+        fontsize=8,
         color=style.colour if style.colour != GREY else "#555",
         weight="bold" if style.mark else "normal",
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
@@ -177,33 +226,41 @@ def _gradient(
     )
 
 
+def _along(start: _Point, end: _Point, part: float) -> _Point:
+    return start[0] + part * (end[0] - start[0]), start[1] + part * (end[1] - start[1])
+
+
 def _ownership(axes: Any, report: Report, heights: Mapping[float, Mapping[str, float]]) -> None:
     style = _Style(INK, "solid", "", "")
-    for module, y in heights[_X_MODULE].items():
-        owners = report.recording.module_owners(module)
-        for owner in owners:
-            start = (_X_OPTIMIZER - _WIDTHS[_X_OPTIMIZER] / 2 - 0.03, heights[_X_OPTIMIZER][owner])
-            end = (_X_MODULE + _WIDTHS[_X_MODULE] / 2 + 0.05, y)
-            moved = report.movement.get((owner, module))
-            _arrow(axes, start, end, style, 2.0 if moved else 0.8)
-        outside = report.movement.get(("(outside)", module))
-        if not owners and outside:
-            x = _X_MODULE + _WIDTHS[_X_MODULE] / 2 + 0.15
-            axes.text(
-                x, y, f"written outside optimizers, x{outside.times}", va="center", fontsize=7
-            )
+    pairs = [
+        (owner, module)
+        for module in heights[_X_MODULE]
+        for owner in report.recording.module_owners(module)
+    ]
+    leave = _ports(pairs, 0, heights[_X_MODULE])
+    arrive = _ports(pairs, 1, heights[_X_OPTIMIZER])
+    for (owner, module), out, into in zip(pairs, leave, arrive, strict=True):
+        start = (
+            _X_OPTIMIZER - _WIDTHS[_X_OPTIMIZER] / 2 - 0.03,
+            heights[_X_OPTIMIZER][owner] + out,
+        )
+        end = (
+            _X_MODULE + _WIDTHS[_X_MODULE] / 2 + 0.05,
+            heights[_X_MODULE][module] + into,
+        )
+        _arrow(axes, start, end, style, 2.0 if (owner, module) in report.movement else 0.8)
 
 
-def _arrow(
-    axes: Any, start: tuple[float, ...], end: tuple[float, ...], style: _Style, width: float
-) -> None:
+def _arrow(axes: Any, start: _Point, end: _Point, style: _Style, width: float) -> None:
     from matplotlib.patches import FancyArrowPatch
 
+    head = "-" if style.mark else f"-|>,head_length={4 + 1.3 * width},head_width={2 + 0.8 * width}"
     axes.add_patch(
         FancyArrowPatch(
             start,
             end,
-            arrowstyle=f"-|>,head_length={4 + width},head_width={2.2 + 0.6 * width}",
+            arrowstyle=head,
+            mutation_scale=1.0,
             linestyle=style.dashes,
             linewidth=width,
             color=style.colour,

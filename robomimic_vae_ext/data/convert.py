@@ -259,6 +259,8 @@ def _to_composite(config: dict[str, Any]) -> dict[str, Any]:
     # 1.4 said control_delta, and took deltas in a frame that coincides with a fixed arm's base.
     arm["input_type"] = "delta" if arm.pop("control_delta", True) else "absolute"
     arm.setdefault("input_ref_frame", "base")
+    arm.setdefault("interpolation", None)  # 1.5 asks for both of these without a default
+    arm.setdefault("ramp_ratio", 0.2)
     arm["gripper"] = {"type": "GRIP"}
     return {"type": "BASIC", "body_parts": {"right": arm}}
 

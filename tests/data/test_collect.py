@@ -96,8 +96,8 @@ def test_compression_changes_no_content(
 def test_killed_run_leaves_no_file_and_resumes(tmp_path: Path, make_settings: Any) -> None:
     settings = make_settings(n=12, horizon=12, seed=0, quality="mixed")
     out, whole = tmp_path / "killed.hdf5", tmp_path / "whole.hdf5"
-    options = "--n 12 --horizon 12 --seed 0 --quality mixed --size 16 --out".split()
-    command = [sys.executable, str(SCRIPTS / "collect_dataset.py"), *options, str(out)]
+    command = [sys.executable, str(SCRIPTS / "collect_dataset.py"), "--size", "16"]
+    command += ["--n", "12", "--horizon", "12", "--seed", "0", "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     partial = tmp_path / "killed.hdf5.partial"
     deadline = time.monotonic() + 60
@@ -200,9 +200,7 @@ def test_one_episode_is_for_training() -> None:
 
 def test_script_reports_bad_input_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPTS / "collect_dataset.py"), "--out", str(tmp_path / "x")]
-    done = subprocess.run(
-        [*command, "--env", "Door"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, "--env", "Door"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: environment 'Door'")
     assert list(tmp_path.iterdir()) == []

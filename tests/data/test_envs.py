@@ -61,9 +61,7 @@ def test_starts_cover_robosuites_range(lift: Any) -> None:
 
 
 def test_every_process_has_the_same_cube() -> None:
-    sizes = [
-        envs.build_env(envs.EnvSpec("Lift").env_args()).cube.size for _ in range(2)
-    ]
+    sizes = [envs.build_env(envs.EnvSpec("Lift").env_args()).cube.size for _ in range(2)]
     np.testing.assert_array_equal(*sizes)
 
 
@@ -113,8 +111,9 @@ def test_pictures_survive_other_environments(lift: Any) -> None:
 
 
 def test_observations_equal_robomimics_rollout(lift_images: Path) -> None:
-    import robomimic_vae_ext  # noqa: F401  (lets robomimic run on this robosuite)
     from robomimic.utils import env_utils, file_utils, obs_utils
+
+    import robomimic_vae_ext  # noqa: F401  (lets robomimic run on this robosuite)
 
     obs_utils.initialize_obs_utils_with_obs_specs(
         {"obs": {"low_dim": ["object"], "rgb": ["agentview_image"]}}

@@ -138,9 +138,7 @@ def test_imitation_needs_no_transitions(tiny_dataset: Path) -> None:
     assert validate_dataset(tiny_dataset, need_transitions=False).transitions == 9
 
 
-def test_other_robosuite_version(
-    tiny_dataset: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_other_robosuite_version(tiny_dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
     with h5py.File(tiny_dataset, "r+") as file:
         env_args = json.loads(file["data"].attrs["env_args"])
         file["data"].attrs["env_args"] = json.dumps(env_args | {"env_version": "1.4.1"})

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
 from robomimic_vae_ext.errors import VaeExtError
+
+# robosuite's advice on its settings, once in every process; spawned workers run this line too.
+logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 def main() -> int:
@@ -38,6 +42,9 @@ def main() -> int:
     except VaeExtError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command with --resume continues", file=sys.stderr)
+        return 130
     print(
         f"{report.path}: {report.episodes} episodes, {report.transitions} transitions, "
         f"{report.successes} successful ({report.successes / report.episodes:.0%}), "

@@ -15,7 +15,7 @@ logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= l
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--env", default="Lift", help="Lift, Stack or PickPlaceCan")
+    parser.add_argument("--env", default="Lift", help="Lift, Stack, PickPlaceCan or PlayLift")
     parser.add_argument("--quality", default="mixed", help="expert, mixed, noisy or random")
     parser.add_argument("--n", type=int, default=200, help="number of episodes")
     parser.add_argument("--cameras", nargs="*", default=[], help="none: low-dimensional only")
@@ -39,17 +39,13 @@ def main() -> int:
             spec, args.quality, args.n, args.seed, args.horizon, args.compress
         )
         report = collect(settings, args.out, args.workers, args.resume, args.overwrite)
+        print(report.describe())
     except VaeExtError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command with --resume continues", file=sys.stderr)
         return 130
-    print(
-        f"{report.path}: {report.episodes} episodes, {report.transitions} transitions, "
-        f"{report.successes} successful ({report.successes / report.episodes:.0%}), "
-        f"{report.frames_per_second:.1f} frames/s"
-    )
     return 0
 
 

@@ -50,6 +50,14 @@ class CollectReport:
     successes: int
     frames_per_second: float
 
+    def describe(self) -> str:
+        """Return what a person wants to read after a collection."""
+        return (
+            f"{self.path}: {self.episodes} episodes, {self.transitions} transitions, "
+            f"{self.successes} successful ({self.successes / self.episodes:.0%}), "
+            f"{self.frames_per_second:.1f} frames/s"
+        )
+
 
 def collect(
     settings: CollectSettings,

@@ -1,7 +1,7 @@
 """Our robosuite environments, how they are built, seeded, and read.
 
-Importing this module registers `LiftFast`, `StackFast` and `PickPlaceCanFast` in robosuite, so
-that a dataset whose `env_args` name one of them can be rolled out by stock robomimic.
+Importing this module registers `LiftFast`, `StackFast`, `PickPlaceCanFast` and `PlayLift` in
+robosuite, so that a dataset whose `env_args` name one of them can be rolled out by stock robomimic.
 """
 
 from __future__ import annotations
@@ -27,8 +27,14 @@ from robomimic_vae_ext.data.rendering import (
 )
 from robomimic_vae_ext.errors import DatasetError, SimulationError
 
-TASKS: Final = ("Lift", "Stack", "PickPlaceCan")
-RENDERINGS: Final = ("fast", "full")
+# Name of the robosuite environment for every task and rendering.
+ENVIRONMENTS: Final = {
+    "Lift": {"fast": "LiftFast", "full": "Lift"},
+    "Stack": {"fast": "StackFast", "full": "Stack"},
+    "PickPlaceCan": {"fast": "PickPlaceCanFast", "full": "PickPlaceCan"},
+    "PlayLift": {"fast": "PlayLift"},
+}
+TASKS: Final = tuple(ENVIRONMENTS)
 CONTROL_FREQUENCY: Final = 20  # [Hz]
 ROBOMIMIC_ENV_TYPE: Final = 1  # robomimic's EnvType.ROBOSUITE_TYPE, spelled out: data/ never
 #                                imports robomimic
@@ -73,6 +79,31 @@ class PickPlaceCanFast(FastRendering, PickPlaceCan):
     """robosuite's PickPlaceCan with `FastRendering`."""
 
 
+class PlayLift(FastRendering, Stack):
+    """Stack's two cubes, of which only the red one is to be lifted.
+
+    For data in which the behaviour ignores what the reward depends on. Lifting the green cube
+    is a failure: it ends an episode, when data are collected, with reward 0 and done 1.
+    """
+
+    def reward(self, action: Any = None) -> float:
+        """Return `reward_scale` if the red cube is lifted, else 0; there is no shaped reward."""
+        return float(self.reward_scale or 1.0) if self._check_success() else 0.0
+
+    def _check_success(self) -> bool:
+        """Return whether the red cube is lifted as high as Lift asks: 2 cm."""
+        return bool(self.sim.data.body_xpos[self.cubeA_body_id][2] > self.table_offset[2] + 0.04)
+
+    def check_failure(self) -> bool:
+        """Return whether the green cube, which is 5 mm higher at rest, is lifted by 2 cm."""
+        return bool(self.sim.data.body_xpos[self.cubeB_body_id][2] > self.table_offset[2] + 0.045)
+
+
+def has_failed(env: Any) -> bool:
+    """Return whether an environment's task can no longer succeed; most have no such state."""
+    return bool(env.check_failure()) if hasattr(env, "check_failure") else False
+
+
 @dataclass(frozen=True)
 class EnvSpec:
     """What a dataset's environment is.
@@ -81,7 +112,7 @@ class EnvSpec:
         task: one of `TASKS`.
         cameras: names of robosuite cameras; none means low-dimensional observations only.
         size: height and width of every picture [pixel].
-        rendering: `fast` (our classes) or `full` (robosuite's own).
+        rendering: `fast` (our classes) or `full` (robosuite's own, where there is one).
     """
 
     task: str
@@ -96,10 +127,10 @@ class EnvSpec:
                 f"one of {', '.join(TASKS)}",
                 "Choose one of them with --env.",
             )
-        if self.rendering not in RENDERINGS:
+        if self.rendering not in ENVIRONMENTS[self.task]:
             raise DatasetError(
                 f"rendering {self.rendering!r}",
-                f"one of {', '.join(RENDERINGS)}",
+                f"for {self.task} one of {', '.join(ENVIRONMENTS[self.task])}",
                 "Choose one of them with --rendering.",
             )
         if self.size < 1:
@@ -132,7 +163,7 @@ class EnvSpec:
             # Stock Lift draws the cube's size at load: the seed gives every process the same one.
             kwargs["seed"] = _MODEL_SEED
         return {
-            "env_name": self.task + ("Fast" if self.rendering == "fast" else ""),
+            "env_name": ENVIRONMENTS[self.task][self.rendering],
             "env_version": robosuite.__version__,
             "type": ROBOMIMIC_ENV_TYPE,
             "env_kwargs": kwargs,

@@ -1,7 +1,8 @@
 """Runs one episode of a scripted expert.
 
-An episode ends at its first success, with reward 1 and done 1. One that reaches the horizon ends
-with done 0: running out of time is not a terminal state, and its value must still be bootstrapped.
+An episode ends at its first success, with reward 1 and done 1, or at a failure that the
+environment knows, with reward 0 and done 1. One that reaches the horizon ends with done 0: running
+out of time is not a terminal state, and its value must still be bootstrapped.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from robomimic_vae_ext.errors import DatasetError
 
 # [steps] Long enough for the expert to recover from a mistake, and no longer: an episode that
 # fails is as long as the horizon.
-HORIZONS: Final = {"Lift": 80, "Stack": 120, "PickPlaceCan": 160}
+HORIZONS: Final = {"Lift": 80, "Stack": 120, "PickPlaceCan": 160, "PlayLift": 80}
 
 
 @dataclass(frozen=True)
@@ -85,16 +86,17 @@ def run_episode(env: Any, settings: CollectSettings, index: int) -> dict[str, An
     states: list[np.ndarray] = []
     actions: list[np.ndarray] = []
     rewards: list[float] = []
-    success = False
-    while len(actions) < settings.steps and not success:
+    success = failure = False
+    while len(actions) < settings.steps and not (success or failure):
         states.append(env.sim.get_state().flatten())
         actions.append(expert.act(raw))
         raw, reward, _, _ = env.step(actions[-1])
         success = bool(env._check_success())
+        failure = envs.has_failed(env) and not success
         rewards.append(float(reward))
         observations.append(envs.read_observation(raw, env))
     dones = np.zeros(len(actions), dtype=np.int64)
-    dones[-1] = success
+    dones[-1] = success or failure
     return {
         "obs": {key: np.stack([obs[key] for obs in observations]) for key in observations[0]},
         "actions": np.array(actions),
@@ -105,6 +107,7 @@ def run_episode(env: Any, settings: CollectSettings, index: int) -> dict[str, An
             "model_file": model_file,
             "behaviour": behaviour.name,
             "noise": behaviour.noise,
+            "object": expert.grasp.object_key.removesuffix("_pos"),
             "success": success,
             "seed": seed,
         },

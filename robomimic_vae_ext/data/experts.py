@@ -1,4 +1,4 @@
-"""Scripted demonstrators for Lift, Stack and PickPlaceCan.
+"""Scripted demonstrators for Lift, Stack, PickPlaceCan and PlayLift.
 
 An expert has no memory: its action is a function of what a policy can also see (gripper position
 and opening, object positions), so that a policy without memory can imitate it from pictures. It
@@ -227,10 +227,24 @@ class PickPlaceCanExpert(Expert):
         return carry_over(obs, obs["Can_pos"], CAN_PLACE), CLOSE
 
 
+class PlayLiftExpert(LiftExpert):
+    """Lifts one of two cubes, each as often, whichever of them is rewarded."""
+
+    cubes = (
+        Grasp("cubeA_pos", height=0.0, reach=0.015, contact=0.060, held=0.050),
+        Grasp("cubeB_pos", height=0.0, reach=0.015, contact=0.073, held=0.062),
+    )
+
+    def __init__(self, behaviour: Behaviour, rng: np.random.Generator) -> None:
+        super().__init__(behaviour, rng)
+        self.grasp = self.cubes[rng.integers(2)]
+
+
 EXPERTS: Final[dict[str, type[Expert]]] = {
     "Lift": LiftExpert,
     "Stack": StackExpert,
     "PickPlaceCan": PickPlaceCanExpert,
+    "PlayLift": PlayLiftExpert,
 }
 
 

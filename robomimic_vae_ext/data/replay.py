@@ -139,9 +139,9 @@ def replay_env_args(
             "env_kwargs": kwargs,
         }
     env_args = convert_env_args(env_args)
-    task = str(env_args["env_name"]).removesuffix("Fast")
-    if task in envs.TASKS:
-        env_args["env_name"] = task + ("Fast" if rendering == "fast" else "")
+    for names in envs.ENVIRONMENTS.values():
+        if env_args["env_name"] in names.values():
+            env_args["env_name"] = names.get(rendering, env_args["env_name"])
     kwargs = env_args["env_kwargs"]
     kwargs.update(
         has_renderer=False,

@@ -137,6 +137,21 @@ def test_observations_equal_robomimics_rollout(lift_images: Path) -> None:
         assert env.is_success()["task"]
 
 
+def test_play_lift_rewards_the_red_cube_only() -> None:
+    env = envs.build_env(envs.EnvSpec("PlayLift").env_args())
+    env.reset()
+    for cube, rewarded in ((env.cubeA, True), (env.cubeB, False)):
+        env.reset()
+        assert not env._check_success() and not envs.has_failed(env)
+        pose = env.sim.data.get_joint_qpos(cube.joints[0]).copy()
+        pose[2] += 0.05
+        env.sim.data.set_joint_qpos(cube.joints[0], pose)
+        env.sim.forward()
+        assert env._check_success() is rewarded
+        assert envs.has_failed(env) is not rewarded
+        assert env.reward() == float(rewarded)
+
+
 def test_unknown_camera_lists_existing_ones() -> None:
     with pytest.raises(SimulationError, match=r"backview.*'agentview'.*--cameras"):
         envs.build_env(envs.EnvSpec("Lift", ("backview",)).env_args())

@@ -50,6 +50,18 @@ def test_expert_succeeds(task: str, n: int, longest: int) -> None:
         assert set(np.unique(episode["actions"][:, 6])) <= {-1.0, 1.0}
 
 
+@pytest.mark.simulator
+def test_play_lift_takes_either_cube_and_always_ends() -> None:
+    settings = CollectSettings(envs.EnvSpec("PlayLift"), quality="expert", seed=0)
+    env = envs.build_env(settings.env.env_args())
+    episodes = [run_episode(env, settings, index) for index in range(6)]
+    for episode in episodes:
+        red = episode["attrs"]["object"] == "cubeA"
+        assert episode["attrs"]["success"] == red == bool(episode["rewards"][-1])
+        assert episode["dones"][-1] == 1
+    assert {episode["attrs"]["object"] for episode in episodes} == {"cubeA", "cubeB"}
+
+
 def test_clean_expert_has_no_memory() -> None:
     used = LiftExpert(CLEAN, np.random.default_rng(0))
     for height in (0.9, 0.82, 0.85):

@@ -72,9 +72,12 @@ def train(argv: list[str]) -> Path:
     path = os.path.expanduser(compat.dataset_path(config))
     filter_keys = (config.train.hdf5_filter_key, config.train.hdf5_validation_filter_key)
     validate.validate_dataset(
-        path, obs_keys=config.all_obs_keys, filter_keys=[key for key in filter_keys if key]
+        path,
+        obs_keys=config.all_obs_keys,
+        filter_keys=[key for key in filter_keys if key],
+        need_transitions=config.train.hdf5_load_next_obs,
     )
-    with _output_dir(config) as folder, _nobody_answers(), _recorded() as failures:
+    with _output_dir(config, args.debug) as folder, _nobody_answers(), _recorded() as failures:
         before = set(folder.glob(f"{args.name or config.experiment.name}/*"))
         stock.main(args)
         if failures:
@@ -126,7 +129,7 @@ def _config_of(algo: str) -> Any:
 
 
 @contextlib.contextmanager
-def _output_dir(config: Any) -> Iterator[Path]:
+def _output_dir(config: Any, debug: bool) -> Iterator[Path]:
     """Make a relative output_dir mean the current folder; robomimic's lies in site-packages."""
     folder = Path(config.train.output_dir).expanduser()
     factory = stock.TrainUtils.get_exp_dir
@@ -139,7 +142,7 @@ def _output_dir(config: Any) -> Iterator[Path]:
 
     stock.TrainUtils.get_exp_dir = get_exp_dir
     try:
-        yield DEBUG_FOLDER if "--debug" in sys.argv else folder.absolute()
+        yield DEBUG_FOLDER if debug else folder.absolute()
     finally:
         stock.TrainUtils.get_exp_dir = factory
 

@@ -169,3 +169,39 @@ def _data_is_list() -> bool:
     from robomimic_vae_ext import compat
 
     return compat.robomimic_version() >= Version("0.4")
+
+
+@pytest.fixture(scope="session")
+def trained_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a few training steps on a tiny dataset collected in the simulator."""
+    import subprocess
+    import sys
+
+    folder = tmp_path_factory.mktemp("trained")
+    data = folder / "lift.hdf5"
+    scripts = REPOSITORY / "scripts"
+    subprocess.run(
+        [sys.executable, str(scripts / "collect_dataset.py"), "--env", "Lift", "--quality",
+         "expert", "--n", "2", "--cameras", "agentview", "robot0_eye_in_hand", "--size", "44",
+         "--seed", "0", "--out", str(data)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    changes = {
+        "algo_name": "lapo",
+        "experiment": {
+            "name": "tiny", "epoch_every_n_steps": 2, "save": {"every_n_epochs": 1},
+            "rollout": {"n": 1, "horizon": 4, "rate": 1},
+        },
+        "train": {
+            "data": str(data), "output_dir": str(folder / "out"), "num_epochs": 1,
+            "hdf5_filter_key": None,
+        },
+    }  # fmt: skip
+    config = folder / "config.json"
+    config.write_text(json.dumps(merge(image_settings(), changes)))
+    result = subprocess.run(
+        [sys.executable, "-m", "robomimic.scripts.train", "--config", str(config)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert "finished run successfully!" in result.stdout, result.stdout[-3000:] + result.stderr
+    return next(folder.glob("out/tiny/*/models/*.pth"))

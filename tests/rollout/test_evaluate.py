@@ -1,0 +1,111 @@
+"""Evaluation: statistics, seeds, bad checkpoints, and real episodes of a real checkpoint."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robomimic_vae_ext.errors import CheckpointError
+from robomimic_vae_ext.rollout import episodes
+from robomimic_vae_ext.rollout.evaluate import Evaluation, evaluate, wilson_interval
+from tests.conftest import REPOSITORY
+
+
+def test_wilson_interval_of_known_cases() -> None:
+    assert wilson_interval(10, 20) == (
+        pytest.approx(0.2993, abs=1e-4),
+        pytest.approx(0.7007, abs=1e-4),
+    )
+    low, high = wilson_interval(20, 20)
+    assert (low, high) == (pytest.approx(0.8389, abs=1e-4), pytest.approx(1.0))
+    assert wilson_interval(0, 20)[0] == 0.0
+
+
+def test_episode_seeds_differ_and_depend_on_both_numbers() -> None:
+    seeds = {episodes.episode_seed(seed, index) for seed in range(5) for index in range(100)}
+    assert len(seeds) == 500
+    assert episodes.episode_seed(3, 7) == episodes.episode_seed(3, 7)
+
+
+def test_the_sentence_says_what_was_measured() -> None:
+    played = tuple(episodes.Episode(i, i, i < 3, 10, float(i < 3), 0.1) for i in range(4))
+    sentence = Evaluation("a.pth", "Lift", 5, 80, played).sentence()
+    assert "3/4 = 75%" in sentence and "95 % interval" in sentence and "seed 5" in sentence
+
+
+@pytest.mark.parametrize("kind", ["missing", "garbage", "truncated", "foreign"])
+def test_bad_checkpoints_are_one_sentence(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "model.pth"
+    if kind == "garbage":
+        path.write_bytes(b"not a checkpoint")
+    if kind == "truncated":
+        torch.save({"model": torch.zeros(1000)}, path)
+        path.write_bytes(path.read_bytes()[:500])
+    if kind == "foreign":
+        torch.save({"state_dict": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError) as caught:
+        episodes.load_checkpoint(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_script_exits_with_2_and_one_line(tmp_path: Path) -> None:
+    script = REPOSITORY / "scripts" / "evaluate.py"
+    result = subprocess.run(
+        [sys.executable, str(script), "--agent", str(tmp_path / "none.pth"), "--n", "1"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert [line for line in result.stderr.splitlines() if line.startswith("evaluate.py:")]
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.simulator
+def test_one_and_two_workers_give_the_same_outcomes(
+    trained_checkpoint: Path, tmp_path: Path
+) -> None:
+    def outcomes(**settings: Any) -> list[tuple[int, bool, int, float]]:
+        result = evaluate(trained_checkpoint, n=3, seed=4, horizon=12, device="cpu", **settings)
+        return [(e.seed, e.success, e.length, e.total_reward) for e in result.episodes]
+
+    alone = outcomes(num_workers=1)
+    assert alone == outcomes(num_workers=2)
+    video = tmp_path / "video.mp4"
+    assert alone == outcomes(num_workers=1, video=video, video_episodes=2)
+    assert video.stat().st_size > 1000
+    assert len({seed for seed, *_ in alone}) == 3
+
+
+@pytest.mark.simulator
+def test_the_seed_sets_the_initial_state(trained_checkpoint: Path) -> None:
+    runner = episodes.Runner(episodes.load_checkpoint(trained_checkpoint), 1, "cpu")
+
+    def start(seed: int) -> Any:
+        runner.play(0, seed)
+        return episodes.base_env(runner.env).sim.data.qpos.copy()
+
+    first, other, again = start(1), start(2), start(1)
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+@pytest.mark.simulator
+def test_json_holds_every_episode(trained_checkpoint: Path, tmp_path: Path) -> None:
+    script = REPOSITORY / "scripts" / "evaluate.py"
+    out = tmp_path / "result.json"
+    result = subprocess.run(
+        [sys.executable, str(script), "--agent", str(trained_checkpoint), "--n", "2",
+         "--horizon", "5", "--json", str(out)],
+        capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(out.read_text())
+    assert [episode["index"] for episode in summary["episodes"]] == [0, 1]
+    assert summary["horizon"] == 5 and len(summary["success_rate_95"]) == 2
+    assert result.stdout.splitlines()[-1].startswith("LiftFast: success")

@@ -1,0 +1,177 @@
+"""Stock train.py and our wrapper: from a dataset to checkpoints, and honest ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+
+from robomimic_vae_ext import training
+from robomimic_vae_ext.errors import ConfigError, DatasetError
+from tests.conftest import REPOSITORY, image_settings, merge, write_dataset
+
+
+def write_config(path: Path, dataset: Path, output: Path, changes: dict[str, Any]) -> Path:
+    short = {
+        "algo_name": "lapo",
+        "experiment": {
+            "name": "short", "validate": True, "epoch_every_n_steps": 2,
+            "validation_epoch_every_n_steps": 1, "rollout": {"enabled": False},
+            "render_video": False, "save": {"every_n_epochs": 1},
+        },
+        "train": {
+            "data": str(dataset), "output_dir": str(output), "num_epochs": 2, "batch_size": 4,
+            "hdf5_validation_filter_key": "valid",
+        },
+    }  # fmt: skip
+    path.write_text(json.dumps(merge(merge(image_settings(), short), changes)))
+    return path
+
+
+def run(*words: object, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, words)], cwd=folder, capture_output=True, text=True,
+        timeout=240, stdin=subprocess.DEVNULL, env=dict(os.environ) | environment,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["module", "file"])
+def test_stock_train_runs_unmodified_from_another_folder(
+    dataset: Path, tmp_path: Path, way: str
+) -> None:
+    import robomimic
+
+    config = write_config(tmp_path / "c.json", dataset, tmp_path / "out", {})
+    file = Path(robomimic.__file__).parent / "scripts" / "train.py"
+    start = ["-m", "robomimic.scripts.train"] if way == "module" else [file]
+    result = run(*start, "--config", config, folder=tmp_path)
+    assert "finished run successfully!" in result.stdout, result.stdout[-2000:]
+    assert len(list(tmp_path.glob("out/short/*/models/model_epoch_*.pth"))) == 2
+    assert "obs and next_obs share storage" in result.stdout
+
+
+def test_stock_dataset_class_is_used_when_the_replay_is_off(dataset: Path, tmp_path: Path) -> None:
+    off = {"algo": {"replay": {"enabled": False}}}
+    config = write_config(tmp_path / "c.json", dataset, tmp_path / "out", off)
+    result = run("-m", "robomimic.scripts.train", "--config", config, folder=tmp_path)
+    assert "finished run successfully!" in result.stdout, result.stdout[-2000:]
+    assert "ReplayDataset" not in result.stdout
+
+
+def test_our_wrapper_says_where_things_are(dataset: Path, tmp_path: Path) -> None:
+    script = REPOSITORY / "scripts" / "train.py"
+    config = write_config(tmp_path / "c.json", dataset, Path("relative_out"), {})
+    for runs in (1, 2):  # the second time an experiment folder is there, and nobody to ask
+        result = run(script, "--config", config, folder=tmp_path)
+        assert result.returncode == 0, result.stderr
+        last = result.stdout.splitlines()[-1]
+        assert last.startswith("checkpoints, logs and videos: ")
+        folder = Path(last.split(": ")[1])
+        assert folder.is_relative_to(tmp_path / "relative_out" / "short")
+        assert (folder / "models").is_dir()
+        assert len(list((tmp_path / "relative_out" / "short").iterdir())) == runs
+
+
+def test_a_failure_inside_training_exits_non_zero(dataset: Path, tmp_path: Path) -> None:
+    script = REPOSITORY / "scripts" / "train.py"
+    broken = {"observation": {"encoder": {"rgb": {"core_class": "NoSuchCore"}}}}
+    config = write_config(tmp_path / "c.json", dataset, tmp_path / "out", broken)
+    result = run(script, "--config", config, folder=tmp_path)
+    assert result.returncode == 2
+    assert "train.py: training failed with" in result.stderr.splitlines()[-1]
+    assert "NoSuchCore" in result.stderr
+
+
+def test_too_large_a_dataset_is_refused_before_it_is_read(dataset: Path, tmp_path: Path) -> None:
+    script = REPOSITORY / "scripts" / "train.py"
+    small = {"algo": {"replay": {"max_gib": 1e-6}}}
+    config = write_config(tmp_path / "c.json", dataset, tmp_path / "out", small)
+    result = run(script, "--config", config, folder=tmp_path)
+    assert result.returncode == 2
+    assert "algo.replay.max_gib" in result.stderr.splitlines()[-1]
+
+
+def bad_config(tmp_path: Path, kind: str) -> list[str]:
+    path = tmp_path / "bad.json"
+    if kind == "not json":
+        path.write_text("{")
+    if kind == "no algo_name":
+        path.write_text("{}")
+    if kind == "unknown algorithm":
+        path.write_text('{"algo_name": "lapoo"}')
+    if kind == "unknown key":
+        path.write_text('{"algo_name": "lapo", "algo": {"critc": {}}}')
+    if kind == "unknown key of bc":
+        path.write_text('{"algo_name": "bc", "trian": {}}')
+    if kind == "no data":
+        path.write_text('{"algo_name": "lapo"}')
+    return ["--config", str(path)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", "there is no file"),
+        ("not json", "is not JSON"),
+        ("no algo_name", "no 'algo_name'"),
+        ("unknown algorithm", "'lapoo'"),
+        ("unknown key", "algo.critc"),
+        ("unknown key of bc", "trian"),
+        ("no data", "train.data is null"),
+    ],
+)
+def test_bad_configs_are_one_sentence(tmp_path: Path, kind: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        training.train(bad_config(tmp_path, kind))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def break_dataset(path: Path, kind: str) -> None:
+    if kind == "missing":
+        path.unlink()
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[:3000])
+    else:
+        with h5py.File(path, "r+") as file:
+            demo = file["data/demo_1"]
+            if kind == "no next_obs":
+                del demo["next_obs"]
+            if kind == "nan":
+                demo["actions"][2, 3] = float("nan")
+            if kind == "camera":
+                for name in file["data"]:
+                    del file[f"data/{name}/obs/agentview_image"]
+            if kind == "mask":
+                del file["mask/train"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", "tiny.hdf5"),
+        ("truncated", "tiny.hdf5"),
+        ("no next_obs", "next_obs"),
+        ("nan", "demo_1"),
+        ("camera", "agentview_image"),
+        ("mask", "train"),
+    ],
+)
+def test_bad_datasets_are_refused_before_anything_is_written(
+    tmp_path: Path, kind: str, message: str
+) -> None:
+    path = tmp_path / "tiny.hdf5"
+    write_dataset(path, lengths=(4, 5, 6))
+    break_dataset(path, kind)
+    config = write_config(tmp_path / "c.json", path, tmp_path / "out", {})
+    with pytest.raises(DatasetError) as caught:
+        training.train(["--config", str(config)])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()

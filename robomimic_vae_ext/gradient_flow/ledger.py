@@ -116,6 +116,12 @@ class Ledger:
             for item in self._open[i]:
                 item.used.append(event)
 
+    def has_unused(self, parameters: Iterable[int]) -> bool:
+        """Whether a gradient of this recording is pending there that no step has used."""
+        return any(
+            not item.used and item.backward >= 0 for i in parameters for item in self._open[i]
+        )
+
     def use_by_hand(self, parameters: Iterable[int]) -> None:
         """These parameters were written while a gradient was pending, as SAM's ascent does."""
         for i in parameters:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from robomimic_vae_ext.gradient_flow.events import BuffersMoved, Moved
@@ -37,13 +37,14 @@ class MovementWatch:
         }
         self.last_moved: frozenset[int] = frozenset()
 
-    def look(self) -> Shift:
-        """Compare every parameter with its copy, and renew the copies that differ."""
-        changed = [
-            i
-            for i, (tensor, before) in enumerate(zip(self._tensors, self._before, strict=True))
-            if not same(tensor.detach(), before)
-        ]
+    def look(self, parameters: Iterable[int] | None = None) -> Shift:
+        """Compare parameters with their copies, and renew the copies that differ.
+
+        Args:
+            parameters: indices to compare; all by default.
+        """
+        indices = range(len(self._tensors)) if parameters is None else sorted(parameters)
+        changed = [i for i in indices if not same(self._tensors[i].detach(), self._before[i])]
         moved = {i: distance(self._tensors[i], self._before[i]) for i in changed}
         sizes = self._sizes({self._places[i] for i in changed})
         for i in changed:

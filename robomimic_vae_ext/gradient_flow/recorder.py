@@ -26,8 +26,9 @@ from robomimic_vae_ext.gradient_flow.events import (
 )
 from robomimic_vae_ext.gradient_flow.graph import upstream_modules
 from robomimic_vae_ext.gradient_flow.inventory import Inventory, owned_tensors
-from robomimic_vae_ext.gradient_flow.ledger import Ledger
+from robomimic_vae_ext.gradient_flow.ledger import Changes, Ledger
 from robomimic_vae_ext.gradient_flow.movement import MovementWatch
+from robomimic_vae_ext.gradient_flow.ownership import Ownership
 from robomimic_vae_ext.gradient_flow.writes import WriteTrace
 
 
@@ -49,14 +50,12 @@ class Recorder:
         until: FrameType | None,
     ) -> None:
         self._inventory = inventory
-        self._optimizers = dict(optimizers)
-        self._index = {id(tensor): i for i, tensor in enumerate(inventory.tensors)}
         self._keep_vectors = keep_vectors
         self._until = until
         self._events: list[Event] = []
         self._ledger = Ledger(inventory.tensors)
         self._watch = MovementWatch(inventory)
-        self._owners: dict[int, list[str]] = {}
+        self._owners = Ownership(inventory, optimizers)
         self._vectors: dict[int, dict[str, torch.Tensor]] = {}
         self._busy = False
         self._backward_depth = 0
@@ -66,20 +65,19 @@ class Recorder:
         self._gradients_site: Site | None = None
         self.trace: WriteTrace | None = None
         self.label: str | None = None
-        self._learn_owners()
 
     def finish(self, seconds: float) -> Recording:
         """Book what happened since the last event and close the books."""
         self._stepping = None
         with self._working():
-            self._catch_up()
+            self._catch_up(look=True)
         # The frame would keep every local variable of the caller alive.
         self._until = self.trace = None
         return Recording(
             modules=self._inventory.modules,
-            optimizers=tuple(self._optimizers),
+            optimizers=self._owners.optimizers,
             parameters=self._inventory.parameters,
-            owners={i: tuple(names) for i, names in self._owners.items()},
+            owners=self._owners.of_parameters,
             buffers={name: tuple(items) for name, items in self._inventory.buffers.items()},
             events=tuple(self._events),
             contributions=self._ledger.contributions(),
@@ -123,17 +121,17 @@ class Recorder:
         if self._busy:
             return call()
         with self._working():
-            site = self._catch_up()
-            if isinstance(owner, Optimizer):
-                name, held = self._optimizer_name(owner, site), owned_tensors(owner)
-            else:
-                name, held = self._module_name(owner), owner.parameters()
-            parameters = self._indices(held)
+            parameters = self._owners.indices(
+                owned_tensors(owner) if isinstance(owner, Optimizer) else owner.parameters()
+            )
+            # Weights written while a gradient was pending may have been written with it.
+            site = self._catch_up(look=self._ledger.has_unused(parameters))
+            named = self._owners.name_of(owner, site)
         result = call()
         with self._working():
             index = len(self._events)
             lost = self._ledger.clear(index, parameters, stepping=self._stepping is not None)
-            self._events.append(Cleared(index, site, name, lost))
+            self._events.append(Cleared(index, site, named, lost))
         return result
 
     def on_clip(self, kind: str, parameters: Any, call: Callable[[Any], Any]) -> Any:
@@ -144,7 +142,7 @@ class Recorder:
         given = listed if listed and not single else parameters
         with self._working():
             site = self._catch_up()
-            indices = self._indices(listed)
+            indices = self._owners.indices(listed)
             norms = self._ledger.gradient_norms(indices)
         result = call(given)
         with self._working():
@@ -160,8 +158,8 @@ class Recorder:
             return  # a wrapper's step (SAM, Lookahead) calls its inner optimizer's
         self._stepping = None
         with self._working():
-            self._step_site = self._catch_up()
-            self._optimizer_name(optimizer, self._step_site)
+            self._step_site = self._catch_up(look=True)
+            self._owners.name_of(optimizer, self._step_site)
         self._stepping, self._step_depth = optimizer, depth
 
     def after_step(self, optimizer: Optimizer) -> None:
@@ -170,35 +168,44 @@ class Recorder:
             return
         with self._working():
             site = self._step_site
-            self._settle_gradients(site)
+            self._book_gradients(self._ledger.look(), site)
             self._stepping = None
             index = len(self._events)
-            owned = self._indices(owned_tensors(optimizer))
-            shift = self._watch.look()
+            owned = self._owners.indices(owned_tensors(optimizer))
+            shift = self._watch.look(owned)
             with_gradient = frozenset(self._ledger.gradient_norms(owned))
             self._ledger.use(index, with_gradient)
-            name = self._optimizer_name(optimizer, site)
+            name = self._owners.name_of(optimizer, site)
             self._events.append(
                 Stepped(index, site, name, owned, with_gradient, shift.moved, shift.sizes)
             )
             self._drop_writes()
 
-    def _catch_up(self) -> Site:
-        """Book whatever changed since the last event, and say where we are now."""
+    def _catch_up(self, look: bool = False) -> Site:
+        """Book whatever changed since the last event, and say where we are now.
+
+        Args:
+            look: compare all weights with their copies. Needed where it matters in which order
+                weights and gradients changed; at every event it would cost more than the rest.
+        """
         site = find_site(self._until)
-        if self._stepping is None:
-            writes = self.trace.take() if self.trace else None
-            for event in self._watch.events(len(self._events), writes):
-                self._events.append(event)
-            moved = self._watch.last_moved
-            self._ledger.use_by_hand(i for i in moved if self._owners.get(i))
-            if self.trace and moved:
-                self.trace.refresh()
-        self._settle_gradients(site)
+        changes = self._ledger.look()
+        if look or changes.cleared:
+            self._book_movement()
+        self._book_gradients(changes, site)
         return site
 
-    def _settle_gradients(self, site: Site) -> None:
-        changes = self._ledger.look()
+    def _book_movement(self) -> None:
+        if self._stepping is not None:  # weights are in the optimizer's hands
+            return
+        writes = self.trace.take() if self.trace else None
+        self._events.extend(self._watch.events(len(self._events), writes))
+        moved = self._watch.last_moved
+        self._ledger.use_by_hand(i for i in moved if i in self._owners.of_parameters)
+        if self.trace and moved:
+            self.trace.refresh()
+
+    def _book_gradients(self, changes: Changes, site: Site) -> None:
         if changes.cleared:
             index = len(self._events)
             lost = self._ledger.clear(index, changes.cleared, stepping=self._stepping is not None)
@@ -206,11 +213,17 @@ class Recorder:
         if changes.edited:
             self._events.append(Edited(len(self._events), site, changes.edited))
         if changes.appeared:
-            where = self._gradients_site or site
             index = len(self._events)
-            nothing: frozenset[int] = frozenset()
             self._events.append(
-                Backward(index, where, self.label, changes.appeared, {}, nothing, by_hand=True)
+                Backward(
+                    index=index,
+                    site=self._gradients_site or site,
+                    label=self.label,
+                    added=changes.appeared,
+                    upstream={},
+                    nonfinite=frozenset(),
+                    by_hand=True,
+                )
             )
             self._ledger.add(index, changes.appeared)
 
@@ -263,38 +276,10 @@ class Recorder:
         numbers = {name: k for k, name in enumerate(self._inventory.modules)}
 
         def module_of(tensor: torch.Tensor) -> int | None:
-            index = self._index.get(id(tensor))
+            index = self._owners.index(tensor)
             return None if index is None else numbers[self._inventory.parameters[index].module]
 
         return upstream_modules(roots, module_of)
-
-    def _indices(self, tensors: Any) -> frozenset[int]:
-        return frozenset(i for t in tensors if (i := self._index.get(id(t))) is not None)
-
-    def _optimizer_name(self, optimizer: Optimizer, site: Site) -> str:
-        for name, known in self._optimizers.items():
-            if known is optimizer:
-                self._learn_owners()  # groups may have been added
-                return name
-        # Nobody named it, but it moves weights: it is an owner all the same.
-        name = f"{type(optimizer).__name__} at {site.where}"
-        if self._indices(owned_tensors(optimizer)):
-            self._optimizers[name] = optimizer
-            self._learn_owners()
-        return name
-
-    def _learn_owners(self) -> None:
-        for name, optimizer in self._optimizers.items():
-            for i in self._indices(owned_tensors(optimizer)):
-                names = self._owners.setdefault(i, [])
-                if name not in names:
-                    names.append(name)
-
-    def _module_name(self, module: nn.Module) -> str:
-        for name, known in self._inventory.module_objects.items():
-            if known is module:
-                return name
-        return type(module).__name__
 
     def _drop_writes(self) -> None:
         if self.trace:
@@ -306,6 +291,7 @@ class Recorder:
         """The tape's own tensor work, which is nobody's training step."""
         before, self._busy = self._busy, True
         try:
-            yield
+            with tensor_math.undispatched():
+                yield
         finally:
             self._busy = before

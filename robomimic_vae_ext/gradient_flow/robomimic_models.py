@@ -104,12 +104,13 @@ def load_config(path: str | Path | None, algo: str | None, dataset: str | None) 
     return config
 
 
-def build(config: Any, use_dataset: bool) -> Setup:
+def build(config: Any, use_dataset: bool, max_batch: int = MAX_BATCH) -> Setup:
     """Model and batch as robomimic's train.py makes them, on the CPU.
 
     Args:
         config: from `load_config`.
         use_dataset: take shapes and batch from `config.train.data`; otherwise invent them.
+        max_batch: smaller batches than the config's are enough to see what flows where.
 
     Raises:
         AuditError: the dataset or the config does not fit.
@@ -117,6 +118,7 @@ def build(config: Any, use_dataset: bool) -> Setup:
     torch.manual_seed(config.train.seed)
     obs_utils.initialize_obs_utils_with_config(config)
     notes: list[str] = []
+    size = min(config.train.batch_size, max_batch)
     try:
         if use_dataset:
             shapes, action_dim = _shapes_from_dataset(config)
@@ -130,7 +132,7 @@ def build(config: Any, use_dataset: bool) -> Setup:
             device=torch.device("cpu"),
         )
         model.set_train()
-        raw = _read_batch(config) if use_dataset else _invent_batch(config, shapes.raw)
+        raw = _read_batch(config, size) if use_dataset else _invent_batch(config, shapes.raw, size)
         batch = model.process_batch_for_training(raw)
         batch = model.postprocess_batch_for_training(batch, obs_normalization_stats=None)
     except (OSError, KeyError, ValueError, AssertionError, RuntimeError) as error:
@@ -139,8 +141,7 @@ def build(config: Any, use_dataset: bool) -> Setup:
             "a config whose observations fit the dataset and the networks",
             "Correct the config, or pass a dataset that fits with --dataset.",
         ) from error
-    used = min(config.train.batch_size, MAX_BATCH)
-    notes.append(f"batch of {used} (training uses {config.train.batch_size})")
+    notes.append(f"batch of {size} (training uses {config.train.batch_size})")
     return Setup(model, batch, own_contract(config), tuple(notes))
 
 
@@ -209,9 +210,8 @@ def _shapes_from_dataset(config: Any) -> tuple[_Shapes, int]:
     return _Shapes({}, meta["all_shapes"]), meta["ac_dim"]
 
 
-def _read_batch(config: Any) -> Any:
+def _read_batch(config: Any, size: int) -> Any:
     dataset, _ = train_utils.load_data_for_training(config, obs_keys=_obs_keys(config))
-    size = min(config.train.batch_size, MAX_BATCH)
     return next(iter(DataLoader(dataset, batch_size=size, shuffle=True, drop_last=True)))
 
 
@@ -238,7 +238,7 @@ def _usual_shapes(config: Any, notes: list[str]) -> _Shapes:
     return _Shapes(raw, processed)
 
 
-def _invent_batch(config: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
+def _invent_batch(config: Any, shapes: Mapping[str, tuple[int, ...]], size: int) -> Any:
     """What robomimic's SequenceDataset would give, with random content."""
     generator = torch.Generator().manual_seed(config.train.seed)
     length = config.train.frame_stack - 1 + config.train.seq_length
@@ -255,7 +255,7 @@ def _invent_batch(config: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
             item["goal_obs"] = {k: _observation(k, s, generator) for k, s in shapes.items()}
         return item
 
-    return default_collate([sample() for _ in range(min(config.train.batch_size, MAX_BATCH))])
+    return default_collate([sample() for _ in range(size)])
 
 
 def _observation(key: str, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:

@@ -19,8 +19,6 @@ _X_LOSS, _X_MODULE, _X_OPTIMIZER = 0.0, 5.0, 10.0  # centres of the columns [fig
 _WIDTHS = {_X_LOSS: 2.2, _X_MODULE: 2.6, _X_OPTIMIZER: 2.2}
 _BOX_HEIGHT, _ROW = 0.62, 1.0
 _LINE_WIDTHS = (1.2, 7.0)  # thinnest and thickest arrow [point]
-
-
 _Point = tuple[float, float]
 
 
@@ -37,7 +35,9 @@ _BROKEN = _Style(RED, (0, (2.2, 1.4)), "X", "never used as it should be (broken 
 _UNUSED = _Style(GREY, (0, (2.2, 1.4)), "X", "not used, perhaps on purpose (cross)")
 _PASSING = _Style(GREY, (0, (1, 1.2)), "", "passes through, trains nothing (dotted)")
 STYLES: dict[Verdict, _Style] = {
-    Verdict.DRIVEN: _Style(BLUE, "solid", "", "drives the module (width: gradient norm)"),
+    Verdict.DRIVEN: _Style(
+        BLUE, "solid", "", "drives the module (width: log of the gradient norm)"
+    ),
     Verdict.TRANSIT: _PASSING,
     Verdict.PENDING: _PASSING,
     Verdict.DISCARDED: _BROKEN,
@@ -76,13 +76,19 @@ def draw(report: Report, path: str | Path, title: str = "") -> None:
     shown = _gradients(axes, report, heights)
     _ownership(axes, report, heights)
     _legend(axes, shown)
-    subject = "contract" if report.contract else "general rules"
-    verdict = f"{subject} {'kept' if report.ok else 'broken'}"
-    axes.set_title(f"{title}: {verdict}" if title else verdict, fontsize=12, color=INK, pad=10)
+    axes.set_title(_heading(report, title), fontsize=12, color=INK, pad=10)
     axes.set_xlim(-1.35, 11.35)
     axes.set_ylim(-rows * _ROW + 0.3, 1.15)
     axes.axis("off")
     figure.savefig(path)
+
+
+def _heading(report: Report, title: str) -> str:
+    subject = "contract" if report.contract else "general rules"
+    accused = dict.fromkeys(f"{f.module} {f.verdict.value}" for f in report.broken)
+    verdict = f"{subject} {'kept' if report.ok else 'broken'}"
+    parts = [title, verdict, ", ".join(list(accused)[:3])]
+    return ": ".join(part for part in parts if part)
 
 
 def _worth_showing(report: Report) -> list[str]:
@@ -287,7 +293,15 @@ def _legend(axes: Any, shown: Sequence[_Style]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=s.colour, linestyle=s.dashes, linewidth=2.5, label=s.meaning)
+        Line2D(
+            *([0, 1], [0, 0]),
+            color=s.colour,
+            linestyle=s.dashes,
+            linewidth=2.5,
+            marker=s.mark or None,
+            markevery=[1],
+            label=s.meaning,
+        )
         for s in shown
     ]
     handles.append(Line2D([], [], color=INK, linewidth=2.0, label="owns and steps"))

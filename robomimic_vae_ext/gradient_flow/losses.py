@@ -147,7 +147,8 @@ def _name_of(call: Backward, depth: int) -> str:
         return direct.group(1)
     helper = frames[depth - 1].function if depth else ""
     words = [w for w in _LOSS_WORD.findall(frame.text) if w not in (helper, "loss")]
-    if words and not direct:
+    # On the backward's own line such a word is the library's (mse_loss(...).backward()).
+    if words and ".backward(" not in frame.text:
         return words[0]
     if frame.function != "<module>":
         return frame.function

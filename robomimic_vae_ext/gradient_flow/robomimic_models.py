@@ -92,7 +92,9 @@ def load_config(path: str | Path | None, algo: str | None, dataset: str | None) 
         with config.values_unlocked():
             config.update({k: v for k, v in given.items() if k not in ("algo_name", "meta")})
             config.train.cuda = False
+            # Validation steps nothing, so its split need not be there.
             config.experiment.validate = False
+            config.train.hdf5_validation_filter_key = None
             config.train.hdf5_cache_mode = None  # one batch is read, not the whole file
             if dataset is not None:
                 config.train.data = str(dataset)

@@ -76,7 +76,10 @@ class LAPOConfig(base_config.BaseConfig):
         # ---- CVAE over actions ----
         algo.vae.layer_dims = [256, 256]
         algo.vae.latent_dim = None  # None: 2 x action dimension
-        algo.vae.kl_beta = 0.05  # weight of the KL term against the summed squared action error
+        # Weight of the KL term against the summed squared action error. Small values let z encode
+        # the noise of the actions, which the actor then uses to exploit Q: on Lift from images its
+        # success after 2,000 to 3,000 steps was 0 of 20 at 0.05, but 8 of 8 after 1,000 at 0.5.
+        algo.vae.kl_beta = 0.5
         algo.vae.expectile = 0.9  # weight of transitions with positive advantage, else 1 - this
 
         # ---- latent actor ----

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,25 @@ def test_with_a_dataset(tmp_path: Path, dataset: Path) -> None:
     assert command.run(str(path), dataset=str(dataset), out=out) == command.KEPT
     assert "synthetic" not in out.getvalue()
     assert "critic_target[0] [target]" in out.getvalue()
+
+
+def test_the_plugins_own_algorithm_with_a_dataset(
+    tmp_path: Path, dataset: Path, make_config: Callable[..., Any]
+) -> None:
+    path = tmp_path / "config.json"
+    filters = {"hdf5_filter_key": "train", "hdf5_validation_filter_key": "valid"}
+    path.write_text(
+        json.dumps(
+            {
+                "algo_name": "lapo",
+                "experiment": {"validate": True},
+                "train": SMALL | filters,
+                "algo": {"encoder": {"owner": "critic"}},
+                "observation": json.loads(make_config().dump())["observation"],
+            }
+        )
+    )
+    assert command.run(str(path), dataset=str(dataset), out=io.StringIO()) == command.KEPT
 
 
 def test_the_command_writes_json_and_says_broken(tmp_path: Path) -> None:

@@ -19,12 +19,13 @@ def main() -> int:
     parser.add_argument("--json", help="file for the report as JSON")
     parser.add_argument("--figure", help="file for the picture: .png, .pdf or .svg")
     parser.add_argument("--steps", type=int, default=2, help="recorded training steps")
+    parser.add_argument("--trace", action="store_true", help="also print every event in order")
     args = parser.parse_args()
     if args.config is None and args.algo is None:
         parser.error("give --config, --algo or both")
     from robomimic_vae_ext.gradient_flow.command import run
 
-    return run(args.config, args.algo, args.dataset, args.json, args.figure, args.steps)
+    return run(args.config, args.algo, args.dataset, args.json, args.figure, args.steps, args.trace)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ def run(
     json_path: str | None = None,
     figure_path: str | None = None,
     steps: int = 2,
+    trace: bool = False,
     out: TextIO | None = None,
 ) -> int:
     """Audit one algorithm.
@@ -34,6 +35,7 @@ def run(
         json_path: file for the report as JSON.
         figure_path: file for the picture.
         steps: recorded gradient steps, at least 1.
+        trace: also print every event in its order.
         out: where the report goes; standard output by default.
 
     Returns:
@@ -49,6 +51,8 @@ def run(
         return UNUSABLE
     print(f"{name}: {steps} training steps, {'; '.join(notes)}", file=out)
     print(report, file=out)
+    if trace:
+        print(f"\nstep by step\n{report.trace()}", file=out)
     print(
         f"\nexit {KEPT if report.ok else BROKEN} after {time.perf_counter() - started:.1f} s",
         file=out,

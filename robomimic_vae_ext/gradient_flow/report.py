@@ -14,6 +14,7 @@ from robomimic_vae_ext.gradient_flow.contract import Contract, Finding, Severity
 from robomimic_vae_ext.gradient_flow.events import Moved, Recording, Stepped
 from robomimic_vae_ext.gradient_flow.fates import Cell, Fates
 from robomimic_vae_ext.gradient_flow.targets import is_target
+from robomimic_vae_ext.gradient_flow.trace import trace
 from robomimic_vae_ext.gradient_flow.verdicts import judge
 
 _LINE_WIDTH = 100
@@ -117,6 +118,10 @@ class Report:
             if findings:
                 parts.append("\n".join([title, *(_sentence(f) for f in findings)]))
         return "\n\n".join(parts)
+
+    def trace(self) -> str:
+        """The recording step by step, one line per event."""
+        return trace(self.recording, self.cells)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; numbers that are not finite become null."""

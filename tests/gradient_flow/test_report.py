@@ -66,6 +66,24 @@ def test_text_names_loss_module_owner_and_line() -> None:
     assert "gradient flow: KEPT" in str(report_of(shared_encoder_owned_by_the_critic()))
 
 
+def test_trace_tells_the_order() -> None:
+    lines = report_of(encoder_in_the_vae_optimizer(), steps=1).trace().splitlines()
+    events = [line.split(maxsplit=3)[1:3] for line in lines]
+    assert events == [
+        ["zero_grad", "critic"],
+        ["backward", "critic_loss"],
+        ["step", "critic"],
+        ["zero_grad", "vae"],
+        ["backward", "vae_loss"],
+        ["step", "vae"],
+    ]
+    assert "nothing was there" in lines[0]
+    assert "encoder +" in lines[1] and "critic +" in lines[1]
+    assert "critic moves" in lines[2] and "encoder" not in lines[2]
+    assert "encoder THROWN AWAY UNUSED (of critic_loss)" in lines[3]
+    assert "encoder moves" in lines[5]
+
+
 def test_json_is_strict_even_with_nan() -> None:
     report = report_of(amp_scaler_skips_every_step())
     text = json.dumps(report.to_dict(), allow_nan=False)

@@ -37,7 +37,7 @@ class Size:
     evaluations: int
 
 
-FULL = Size(episodes=200, epochs=10, steps_per_epoch=250, rollouts=5, evaluations=20)
+FULL = Size(episodes=200, epochs=6, steps_per_epoch=250, rollouts=5, evaluations=20)
 FAST = Size(episodes=16, epochs=2, steps_per_epoch=40, rollouts=2, evaluations=4)
 
 

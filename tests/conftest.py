@@ -144,7 +144,7 @@ def make_model(make_config: Callable[..., Any]) -> Callable[..., Any]:
 def make_batch(dataset: Path) -> Callable[..., Any]:
     """One processed batch for a model, from the in-memory replay or from SequenceDataset."""
 
-    def make(model: Any, seed: int = 0, replay: bool = True) -> dict[str, Any]:
+    def make(model: Any, seed: int = 0, replay: bool = True, size: int = 8) -> dict[str, Any]:
         import robomimic.utils.train_utils as train_utils
         from torch.utils.data import DataLoader
 
@@ -156,7 +156,7 @@ def make_batch(dataset: Path) -> Callable[..., Any]:
             config, obs_keys=config.all_obs_keys, filter_by_attribute="train"
         )
         generator = torch.Generator().manual_seed(seed)
-        loader = DataLoader(data, batch_size=8, shuffle=True, generator=generator)
+        loader = DataLoader(data, batch_size=size, shuffle=True, generator=generator)
         batch = model.process_batch_for_training(next(iter(loader)))
         return model.postprocess_batch_for_training(batch, obs_normalization_stats=None)
 

@@ -195,20 +195,26 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         window = slice(first, first + n)
         obs = {key: batch["obs"][key] for key in self.obs_shapes}
         next_obs = {key: batch["next_obs"][key] for key in self.obs_shapes}
-        padded = repeated_transitions(
-            [*obs.values(), *next_obs.values(), batch["actions"], batch["rewards"]]
-        )
+        entries = [*obs.values(), *next_obs.values(), batch["actions"], batch["rewards"]]
+        # The window alone: with frame stacking, what precedes it may be padding of the demo's start.
+        padded = repeated_transitions([entry[:, window] for entry in entries])
         n_step = losses.n_step_return(
             batch["rewards"][:, window].float(),
             batch["dones"][:, window].float(),
-            padded[:, window],
+            padded,
             self.algo_config.discount,
         )
         rows = torch.arange(len(n_step.last))[:, None]
-        columns = n_step.last[:, None] + torch.arange(self.frame_stack)  # (B, F)
+        # SequenceDataset pads a stack of next observations with the first *next* observation; in
+        # rollouts the stack goes back to the observation before it, so it is put together so here.
+        earlier = n_step.last[:, None] + 1 + torch.arange(first)  # (B, F - 1)
+        newest = n_step.last[:, None] + first  # (B, 1)
         return {
             "obs": {key: value[:, : self.frame_stack] for key, value in obs.items()},
-            "next_obs": {key: value[rows, columns] for key, value in next_obs.items()},
+            "next_obs": {
+                key: torch.cat([obs[key][rows, earlier], value[rows, newest]], dim=1)
+                for key, value in next_obs.items()
+            },
             "goal_obs": batch.get("goal_obs"),
             "actions": batch["actions"][:, first],
             "rewards": n_step.rewards,

@@ -61,13 +61,15 @@ def test_rollout_latent_zero_decodes_the_prior_mean(make_model: Callable[..., An
     assert not torch.equal(actor.get_action(obs), expected)
 
 
+@pytest.mark.parametrize("frames", [1, 3])
 def test_replay_and_sequence_dataset_give_the_same_batch(
-    make_model: Callable[..., Any], make_batch: Callable[..., Any]
+    make_model: Callable[..., Any], make_batch: Callable[..., Any], frames: int
 ) -> None:
-    model = make_model()
-    ours, stock = (make_batch(model, replay=replay) for replay in (True, False))
+    model = make_model({"train": {"frame_stack": frames}})
+    ours, stock = (make_batch(model, replay=replay, size=42) for replay in (True, False))
     for key in ("actions", "rewards", "discounts"):
         torch.testing.assert_close(ours[key], stock[key])
+    assert (ours["discounts"] > 0.98).any()  # windows of one step, whose padding was seen
     for group in ("obs", "next_obs"):
         assert set(ours[group]) == set(stock[group]) == set(model.obs_shapes)
         for key, value in ours[group].items():

@@ -1,0 +1,99 @@
+"""Every command and snippet of the README runs, in small, in the README's own order."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text()
+BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+
+# Run by .ci/run, which starts from nothing, or by test_packaging.py.
+RUN_ELSEWHERE = ("make ", "pip install")
+
+# What makes a command small enough for a test; everything else stays as the README has it.
+SMALLER = {
+    "--n 200": "--n 10",
+    "--n 50": "--n 1 --horizon 5",
+    "robomimic.scripts.train": "robomimic.scripts.train --debug",
+    "scripts/train.py": "scripts/train.py --debug",
+}
+
+
+def commands() -> list[str]:
+    blocks = [text for language, text in BLOCK.findall(README) if language == "bash"]
+    lines = [line.split("   #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith(("#", *RUN_ELSEWHERE))]
+
+
+def newest_run() -> Path:
+    found = Path("/tmp/tmp_trained_models").glob("vae_fixed/*/logs/tb")
+    return max(path.parent.parent for path in found)
+
+
+def prepare(line: str) -> str:
+    for text, smaller in SMALLER.items():
+        line = line.replace(text, smaller)
+    if "RUN" in line:
+        line = re.sub(r"RUN/models/\S+", str(next(newest_run().glob("models/*.pth"), "")), line)
+        line = line.replace("RUN", str(newest_run()))
+    return line
+
+
+@pytest.mark.simulator
+@pytest.mark.slow
+def test_every_command_runs(tmp_path: Path) -> None:
+    for name in ("scripts", "configs"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    # --debug trains for two epochs and saves only what the config says: after every epoch here.
+    config = tmp_path / "every_epoch.json"
+    text = (REPOSITORY / "configs" / "vae_fixed.json").read_text()
+    config.write_text(text.replace('"every_n_epochs": 10', '"every_n_epochs": 1'))
+    assert len(commands()) >= 8
+    for line in commands():
+        words = shlex.split(prepare(line).replace("configs/vae_fixed.json", str(config)))
+        assert words[0] == "python", line
+        result = subprocess.run(
+            [sys.executable, *words[1:]], cwd=tmp_path, capture_output=True, text=True,
+            timeout=300, stdin=subprocess.DEVNULL, env=dict(os.environ) | {"MUJOCO_GL": "egl"},
+        )  # fmt: skip
+        assert result.returncode == 0, f"{line}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
+        if "robomimic.scripts.train" in line:
+            assert "finished run successfully!" in result.stdout, result.stdout[-2000:]
+
+
+def test_the_thirty_second_check_runs(
+    make_model: Callable[..., Any], make_batch: Callable[..., Any]
+) -> None:
+    snippets = [text for language, text in BLOCK.findall(README) if language == "python"]
+    assert len(snippets) >= 1 and "critic_optimizer" in snippets[0]
+    algo = make_model()
+    exec(snippets[0], {"algo": algo, "batch": make_batch(algo)})
+    broken = make_model(owner="vae")
+    with pytest.raises(AssertionError):
+        exec(snippets[0], {"algo": broken, "batch": make_batch(broken)})
+
+
+def test_files_and_keys_that_the_readme_names_exist() -> None:
+    for name in re.findall(r"`((?:baselines/)?[\w*]+\.json)`", README):
+        if name not in ("bcq.json", "evaluation.json"):
+            assert list((REPOSITORY / "configs").glob(name)), name
+    for name in re.findall(r"`(robomimic_vae_ext/[\w/]+\.py|scripts/\w+\.py|docs/\S+?)`", README):
+        assert (REPOSITORY / name).exists(), name
+    from robomimic.config import config_factory
+
+    for key in re.findall(r"`(algo\.[\w.]+)", README):
+        section: Any = config_factory("lapo")
+        for part in key.split("."):
+            assert part in section, key
+            section = section[part]

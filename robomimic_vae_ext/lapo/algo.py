@@ -17,8 +17,9 @@ import robomimic.utils.torch_utils as torch_utils
 import torch
 from torch import Tensor, nn
 
+from robomimic_vae_ext import gradient_flow
 from robomimic_vae_ext.errors import CheckpointError, OwnershipError
-from robomimic_vae_ext.lapo import losses, networks
+from robomimic_vae_ext.lapo import contracts, losses, networks
 
 Obs = dict[str, Tensor]
 
@@ -126,6 +127,12 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
                 "step_every_batch", False
             )
         self._check_ownership()
+        self._audit = gradient_flow.PeriodicAudit(
+            dict(self.nets.items()),
+            self.optimizers,
+            self.algo_config.audit.every_n_steps,
+            gradient_flow.Contract.from_dict(contracts.contract_data(self.algo_config)),
+        )
 
     def _check_ownership(self) -> None:
         owners: dict[int, list[str]] = {}
@@ -237,6 +244,16 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
             Metric name to detached scalar.
         """
         super().train_on_batch(batch, epoch, validate=validate)
+        if validate:
+            return OrderedDict(self._losses_and_updates(batch, validate=True))
+        with self._audit.step(self._gradient_steps):
+            info = self._losses_and_updates(batch, validate=False)
+        self._gradient_steps += 1
+        info |= {f"audit/{name}": value for name, value in self._audit.metrics().items()}
+        return OrderedDict(info)
+
+    def _losses_and_updates(self, batch: dict[str, Any], validate: bool) -> dict[str, Any]:
+        """The step itself: features once, targets once, then critic, CVAE, actor, slow copies."""
         with torch.no_grad() if validate or self.owner == "frozen" else torch.enable_grad():
             features = self.encode(batch["obs"], batch["goal_obs"])  # (B, D), graph kept
         with torch.no_grad():
@@ -248,8 +265,7 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
             info |= self._update_actor(features.detach(), validate)
         if not validate:
             self._update_targets()
-            self._gradient_steps += 1
-        return OrderedDict(info)
+        return info
 
     def encode(self, obs: Obs, goal: Obs | None = None) -> Tensor:
         """Features of observations (B, F, ...): (B, D). Gradient: reaches the encoder."""
@@ -384,7 +400,7 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
     def log_info(self, info: dict[str, Any]) -> OrderedDict[str, float]:
         """Metrics as plain numbers, with every parameter group's learning rate."""
         names = [name for name, value in info.items() if isinstance(value, Tensor)]
-        log: OrderedDict[str, float] = OrderedDict()
+        log = OrderedDict((k, v) for k, v in info.items() if not isinstance(v, Tensor))
         if names:
             # One transfer for all: on a GPU every .item() would wait for the device.
             values = torch.stack([info[name].float() for name in names]).tolist()

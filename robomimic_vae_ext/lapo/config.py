@@ -93,6 +93,11 @@ class LAPOConfig(base_config.BaseConfig):
         # z in rollouts: what the actor chooses, or zero (advantage-weighted behaviour cloning).
         algo.actor.rollout_latent = "actor"
 
+        # ---- the audit ----
+        # Every so many gradient steps the gradient-flow audit watches one (metrics audit/...), and
+        # warns once when the contract of this owner is broken; 0 switches it off.
+        algo.audit.every_n_steps = 500
+
         # ---- batches ----
         # Images once in memory as uint8, obs and next_obs sharing storage, whole-batch indexing.
         # false: robomimic's SequenceDataset; the same batches, slower.
@@ -158,6 +163,7 @@ def _check_ranges(algo: Any) -> None:
         "algo.actor.target_noise_clip": (algo.actor.target_noise_clip, 0.0, float("inf")),
         "algo.actor.prior_weight": (algo.actor.prior_weight, 0.0, float("inf")),
         "algo.actor.start_step": (algo.actor.start_step, 0, float("inf")),
+        "algo.audit.every_n_steps": (algo.audit.every_n_steps, 0, float("inf")),
         "algo.encoder.trunk_dim": (algo.encoder.trunk_dim, 1, float("inf")),
     }
     for key, (value, low, high) in bounds.items():

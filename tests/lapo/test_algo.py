@@ -217,3 +217,34 @@ def test_the_cards_thirty_second_check(
     assert (weight - before).abs().max() > 0
     owned = {id(p) for group in algo.critic_optimizer.param_groups for p in group["params"]}
     assert all(id(p) in owned for p in algo.obs_encoder.parameters())
+
+
+@pytest.mark.parametrize(("owner", "broken"), [("critic", 0.0), ("joint", 0.0), ("vae", 1.0)])
+def test_the_audit_watches_training(
+    make_model: Callable[..., Any],
+    make_batch: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+    owner: str,
+    broken: float,
+) -> None:
+    model = make_model({"algo": {"audit": {"every_n_steps": 2}}}, owner=owner)
+    batch = make_batch(model)
+    logs = [model.log_info(model.train_on_batch(batch, epoch=1)) for _ in range(4)]
+    watched = [any(key.startswith("audit/") for key in log) for log in logs]
+    assert watched == [True, False, True, False]
+    assert logs[2]["audit/broken"] == broken
+    assert any(key.endswith("obs_encoder/grad_norm") for key in logs[2])
+    assert caplog.text.count("GRADIENT FLOW BROKEN") == broken  # once, not every time
+
+
+def test_training_with_the_audit_is_the_same_to_the_bit(
+    make_model: Callable[..., Any], make_batch: Callable[..., Any]
+) -> None:
+    states = []
+    for every in (0, 1):
+        model = make_model({"algo": {"audit": {"every_n_steps": every}}})
+        torch.manual_seed(2)
+        for _ in range(3):
+            model.train_on_batch(make_batch(model), epoch=1)
+        states.append(model.nets.state_dict())
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())

@@ -203,7 +203,7 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         obs = {key: batch["obs"][key] for key in self.obs_shapes}
         next_obs = {key: batch["next_obs"][key] for key in self.obs_shapes}
         entries = [*obs.values(), *next_obs.values(), batch["actions"], batch["rewards"]]
-        # The window alone: with frame stacking, what precedes it may be padding of the demo's start.
+        # The window alone: with frame stacking, what precedes it may be the padding of a start.
         padded = repeated_transitions([entry[:, window] for entry in entries])
         n_step = losses.n_step_return(
             batch["rewards"][:, window].float(),

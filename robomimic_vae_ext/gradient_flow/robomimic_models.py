@@ -98,6 +98,9 @@ def load_config(path: str | Path | None, algo: str | None, dataset: str | None) 
             config.train.hdf5_cache_mode = None  # one batch is read, not the whole file
             if dataset is not None:
                 config.train.data = str(dataset)
+            # robomimic 0.5.0's train.py turns the path into a list of datasets; 0.3.0 takes it.
+            if "action_keys" in config.train and isinstance(config.train.data, str):
+                config.train.data = [{"path": config.train.data}]
         config.lock()
     except (RuntimeError, KeyError, ValueError, AssertionError) as error:
         raise AuditError(
@@ -137,7 +140,7 @@ def build(config: Any, use_dataset: bool, max_batch: int = MAX_BATCH) -> Setup:
         raw = _read_batch(config, size) if use_dataset else _invent_batch(config, shapes.raw, size)
         batch = model.process_batch_for_training(raw)
         batch = model.postprocess_batch_for_training(batch, obs_normalization_stats=None)
-    except (OSError, KeyError, ValueError, AssertionError, RuntimeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise AuditError(
             f"robomimic cannot build {config.algo_name} and a batch ({error!r})",
             "a config whose observations fit the dataset and the networks",

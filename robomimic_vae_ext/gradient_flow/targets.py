@@ -103,7 +103,7 @@ def _too_rarely(
     patient = not declared and len(steps) < 2
     if len(moves) >= due or not steps:
         return
-    times = "never moves" if not moves else f"moves {len(moves)} times"
+    times = "never moves" if not moves else f"moves only {len(moves)} time(s)"
     message = (
         f"{name} {times}, though {source}, which it should follow, steps {len(steps)} times "
         f"(first at {steps[0].site.where})."

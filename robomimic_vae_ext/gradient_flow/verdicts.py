@@ -127,11 +127,11 @@ def _stale(fates: Fates) -> Iterator[Finding]:
                 f"scaled down by a left-over."
             )
         else:
-            why = "had already used" if use.reused else "another optimizer had already used"
+            who = "it" if use.reused else "another optimizer"
             message = (
                 f"{event.optimizer}.step() at {event.site.where} moves {module} by {source} that "
-                f"{'it' if use.reused else ''} {why}; a zero_grad is missing before the backward."
-            ).replace("  ", " ")
+                f"{who} had already used; a zero_grad is missing before the backward."
+            )
         yield Finding(
             Verdict.STALE,
             Severity.BROKEN,

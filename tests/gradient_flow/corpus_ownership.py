@@ -42,7 +42,7 @@ def two_critic_optimizers_own_one_encoder() -> Loop:
 
 def three_owners_masked_by_detach() -> Loop:
     enc, critic, actor, decoder = encoder(), Critic(), head(), nn.Linear(FEATURES, OBS)
-    critic_opt, actor_opt, decoder_opt = adam(critic, enc), adam(actor, enc), adam(decoder)
+    critic_opt, actor_opt, decoder_opt = adam(critic, enc), adam(actor, enc), adam(decoder, enc)
 
     def step() -> None:
         obs, action, value = batch()
@@ -53,7 +53,7 @@ def three_owners_masked_by_detach() -> Loop:
         mse_loss(actor(enc(obs).detach()), action).backward()
         actor_opt.step()  # BUG
         decoder_opt.zero_grad()
-        mse_loss(decoder(enc(obs).detach()), obs).backward()
+        mse_loss(decoder(enc(obs)), obs).backward()
         decoder_opt.step()
 
     modules = {"encoder": enc, "critic": critic, "actor": actor, "decoder": decoder}

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 from torch.nn.utils import clip_grad_norm_
 
-from robomimic_vae_ext.gradient_flow import record
+from robomimic_vae_ext.gradient_flow import PeriodicAudit, record
 
 
 class Agent:
@@ -108,6 +108,22 @@ def test_bit_identical(set_to_none: bool, settings: dict[str, bool]) -> None:
     assert len(plain) == len(taped) > 40
     for before, after in zip(plain, taped, strict=True):
         assert before.dtype == after.dtype
+        assert torch.equal(before, after)
+
+
+def test_periodic_audit_is_bit_identical() -> None:
+    torch.manual_seed(3)
+    random.seed(3)
+    agent = Agent(set_to_none=True)
+    audit = PeriodicAudit(agent.modules, agent.optimizers, every_n_steps=2)
+    seen = 0
+    for step in range(4):
+        with audit.step(step):
+            agent.step()
+        seen += bool(audit.metrics())
+    assert seen == 2
+    audited = agent.everything()  # before `run`, which seeds anew
+    for before, after in zip(run(True, 4), audited, strict=True):
         assert torch.equal(before, after)
 
 

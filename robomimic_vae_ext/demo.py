@@ -33,7 +33,7 @@ class Size:
     episodes: int  # demonstrations to collect
     epochs: int
     steps_per_epoch: int
-    rollouts: int  # during training, at its end
+    rollouts: int  # during training, half-way and at its end
     evaluations: int
 
 
@@ -129,7 +129,7 @@ def write_config(files: Files, size: Size) -> None:
     config: dict[str, Any] = json.loads((REPOSITORY / "configs" / "vae_fixed.json").read_text())
     config["experiment"]["epoch_every_n_steps"] = size.steps_per_epoch
     config["experiment"]["save"]["every_n_epochs"] = size.epochs
-    config["experiment"]["rollout"].update(n=size.rollouts, rate=size.epochs)
+    config["experiment"]["rollout"].update(n=size.rollouts, rate=size.epochs // 2)
     config["train"].update(
         data=str(files.dataset), output_dir=str(files.runs), num_epochs=size.epochs
     )

@@ -21,6 +21,7 @@ from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.errors import CheckpointError
 
 VIDEO_SIZE = 256  # height and width of a video frame [pixel]
+HOLD_FRAMES = 10  # the last frame stays for half a second, so that the end of an episode shows
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,10 @@ class Runner:
             step += 1
             success = bool(self.env.is_success()["task"])
             if on_frame is not None:
-                on_frame(self.env.render(mode="rgb_array", height=VIDEO_SIZE, width=VIDEO_SIZE))
+                frame = self.env.render(mode="rgb_array", height=VIDEO_SIZE, width=VIDEO_SIZE)
+                last = success or step == self.horizon
+                for _ in range(HOLD_FRAMES if last else 1):
+                    on_frame(frame)
         return Episode(index, seed, success, step, total, time.perf_counter() - begin)
 
 

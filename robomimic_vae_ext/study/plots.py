@@ -47,6 +47,7 @@ def training_curves(runs: Mapping[str, Mapping[str, Series]], path: Path) -> Non
     for (label, series), colour in zip(runs.items(), _cycle(len(runs)), strict=True):
         drawn |= _curve(axis, success_rate(dict(series)), colour, "-", label)
     axis.set(title="success rate in training rollouts", xlabel="epoch", ylim=(-0.03, 1.03))
+    axis.set_xlim(axes[0].get_xlim())  # rollouts are rarer than epochs
     _finish(axis, drawn)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)

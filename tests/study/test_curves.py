@@ -1,0 +1,69 @@
+"""Reading robomimic's logs and drawing them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robomimic_vae_ext.errors import DatasetError
+from robomimic_vae_ext.study import metrics, plots
+from tests.conftest import REPOSITORY
+
+
+def write_run(folder: Path, scale: float = 1.0) -> Path:
+    """A run folder with logs as robomimic's DataLogger writes them."""
+    from tensorboardX import SummaryWriter
+
+    writer = SummaryWriter(str(folder / "logs" / "tb"))
+    for epoch in (1, 2, 3):
+        writer.add_scalar("Train/critic/loss", scale / epoch, epoch)
+        writer.add_scalar("Valid/critic/loss", 2 * scale / epoch, epoch)
+    writer.add_scalar("Rollout/Success_Rate/LiftFast", 0.5, 3)
+    writer.add_scalar("Rollout/Success_Rate/LiftFast/mean", 0.1, 3)
+    writer.close()
+    return folder
+
+
+def test_series_come_back_as_logged(tmp_path: Path) -> None:
+    series = metrics.read_run(write_run(tmp_path / "exp" / "1"))
+    assert series["Train/critic/loss"].epochs == (1, 2, 3)
+    assert series["Train/critic/loss"].values == pytest.approx((1.0, 0.5, 1 / 3))
+    success = metrics.success_rate(series)
+    assert success is not None and success.values == (0.5,)
+
+
+def test_a_folder_without_logs_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no folder logs/tb"):
+        metrics.read_run(tmp_path)
+    (tmp_path / "logs" / "tb").mkdir(parents=True)
+    with pytest.raises(DatasetError, match="no scalars"):
+        metrics.read_run(tmp_path)
+
+
+def test_a_figure_of_two_runs(tmp_path: Path) -> None:
+    import matplotlib.image
+
+    runs = {name: metrics.read_run(write_run(tmp_path / name / "1")) for name in ("old", "new")}
+    plots.training_curves(runs, tmp_path / "sub" / "curves.png")
+    picture = matplotlib.image.imread(tmp_path / "sub" / "curves.png")
+    assert picture.shape[0] > 500 and picture[..., :3].std() > 0.05
+
+
+def test_the_script_names_runs_after_their_experiment(tmp_path: Path) -> None:
+    runs = [str(write_run(tmp_path / name / "1")) for name in ("old", "new")]
+    script = str(REPOSITORY / "scripts" / "plot_training.py")
+
+    def plot(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, script, *words], capture_output=True, text=True, timeout=120
+        )
+
+    done = plot("--run", *runs, "--out", str(tmp_path / "c.png"))
+    assert done.returncode == 0 and (tmp_path / "c.png").exists(), done.stderr
+    twice = plot("--run", runs[0], runs[0], "--out", str(tmp_path / "d.png"))
+    assert twice.returncode == 2 and "different name" in twice.stderr
+    missing = plot("--run", str(tmp_path / "none"), "--out", str(tmp_path / "d.png"))
+    assert missing.returncode == 2 and missing.stderr.count("\n") == 1

@@ -1,0 +1,45 @@
+"""The differences between versions, and errors that travel between processes."""
+
+from __future__ import annotations
+
+import pickle
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from robomimic_vae_ext import compat, errors
+
+
+def config_with(data: Any) -> Any:
+    return SimpleNamespace(train=SimpleNamespace(data=data))
+
+
+def test_one_dataset_in_both_notations() -> None:
+    assert compat.dataset_path(config_with("a.hdf5")) == "a.hdf5"
+    assert compat.dataset_path(config_with([{"path": "a.hdf5"}])) == "a.hdf5"
+    with pytest.raises(errors.ConfigError, match="lists 2 datasets"):
+        compat.dataset_path(config_with([{"path": "a"}, {"path": "b"}]))
+
+
+def test_other_algorithms_get_robomimics_dataset_untouched() -> None:
+    calls = []
+    module: Any = SimpleNamespace(dataset_factory=lambda *args, **kwargs: calls.append(args))
+    compat.serve_in_memory_replay(module)
+    wrapped = module.dataset_factory
+    compat.serve_in_memory_replay(module)
+    assert module.dataset_factory is wrapped  # once, however often it is asked for
+    bc = SimpleNamespace(algo_name="bc")
+    off = SimpleNamespace(
+        algo_name="lapo", algo=SimpleNamespace(replay=SimpleNamespace(enabled=False))
+    )
+    module.dataset_factory(bc, ["x"])
+    module.dataset_factory(off, ["x"])
+    assert calls == [(bc, ["x"]), (off, ["x"])]
+
+
+def test_errors_survive_pickling() -> None:
+    error = errors.DatasetError("found this", "that", "Do it.")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is errors.DatasetError
+    assert str(again) == str(error) == "found this; expected that. Do it."

@@ -8,10 +8,16 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 STARTUP = ROOT / "robomimic_vae_ext" / "_startup.py"
 STARTUP_MODULE = "_robomimic_vae_ext_startup"
-PTH = f"import os; os.environ.get('ROBOMIMIC_VAE_EXT_DISABLE') or __import__('{STARTUP_MODULE}')\n"
+# `exec`, since a .pth line is one statement: a half-removed installation must not make every
+# Python of the environment complain.
+PTH = (
+    "import os; os.environ.get('ROBOMIMIC_VAE_EXT_DISABLE', '0') in ('', '0') and "
+    f"exec('try:\\n    import {STARTUP_MODULE}\\nexcept ImportError:\\n    pass')\n"
+)
 
 # setuptools swallows errors of build_py in editable mode; this one must not be swallowed.
-assert STARTUP.is_file(), f"{STARTUP} is missing: the source tree is incomplete"
+if not STARTUP.is_file():
+    raise FileNotFoundError(f"{STARTUP} is missing: the source tree is incomplete")
 
 
 class BuildWithStartupFile(build_py):
@@ -58,14 +64,14 @@ setup(
         "robomimic>=0.3",  # 0.3.0 from PyPI; 0.5.0 from source is tested too
         "robosuite>=1.5.2,<1.6",  # composite controllers; 1.6 does not exist yet
         "mujoco>=3.3,<3.10",  # 3.10 changed mj_fullM's arguments, which robosuite 1.5.2 calls
-        "torch>=2.4",  # `torch.amp` and foreach Polyak; with torchvision of the same build
+        "torch>=2.6",  # nn.utils.get_total_norm; with torchvision of the same build
         "torchvision",  # imported by robomimic; must come from where torch comes from
         "numpy>=1.26,<2",  # robomimic 0.3.0 predates numpy 2; everything is tested with 1.26
         "h5py>=3.10",
         "imageio",  # rollout videos
         "imageio-ffmpeg",  # carries an ffmpeg binary: no system package needed
         "matplotlib>=3.8",
-        "tensorboard",  # imported by robomimic's logger when log_tb is on
+        "tensorboard",  # reads the logs that robomimic writes with tensorboardX
         "packaging",
         "tqdm",
     ],

@@ -27,8 +27,42 @@ WATCHED = frozenset(
 )
 
 
+class WatchedLoader:
+    """Stands before a module's own loader for one execution, and then steps back.
+
+    A delegate rather than a patched loader: zip imports share one loader between modules, frozen
+    ones use a class, and some refuse assignment.
+    """
+
+    def __init__(self, loader: Any, fullname: str) -> None:
+        self._loader = loader
+        self._fullname = fullname
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: Any) -> Any:
+        """Let the module's own loader create it."""
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Execute the module between the plugin's two calls."""
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        with guarded(self._fullname):
+            from importlib import import_module
+
+            plugin: Any = import_module(PLUGIN + ".plugin")
+            context = plugin.around_import(self._fullname)
+        with context:
+            self._loader.exec_module(module)
+        with guarded(self._fullname):
+            plugin.after_import(self._fullname)
+
+
 class RobomimicFinder:
-    """Meta-path finder that wraps the loader of the watched modules, and finds nothing itself.
+    """Meta-path finder that puts a `WatchedLoader` before the watched modules' own.
 
     One of a kind: `marker` tells copies of this file (the installed one and the package's own)
     apart from other people's finders, so that whichever comes second does nothing.
@@ -36,49 +70,42 @@ class RobomimicFinder:
 
     marker = PLUGIN
 
-    def __init__(self) -> None:
-        self._busy: set[str] = set()
-
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
-        """Return the module's ordinary spec with a wrapped loader, or None if it is not watched."""
-        if fullname not in WATCHED or fullname in self._busy:
+        """Return what the other finders find, or None if the module is not watched."""
+        if fullname not in WATCHED:
             return None
-        # Ask the other finders, so that editable installs and zip imports keep working.
-        self._busy.add(fullname)
-        try:
-            from importlib.util import find_spec
-
-            spec = find_spec(fullname)
-        finally:
-            self._busy.discard(fullname)
-        if spec is not None and hasattr(spec.loader, "exec_module"):
-            self._wrap(spec.loader, fullname)
-        return spec
-
-    @staticmethod
-    def _wrap(loader: Any, fullname: str) -> None:
-        execute = loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            plugin = load_plugin(fullname)
-            with plugin.around_import(fullname):
-                execute(module)
-            plugin.after_import(fullname)
-
-        loader.exec_module = exec_module
+        for finder in sys.meta_path:
+            if finder is self or not hasattr(finder, "find_spec"):
+                continue
+            spec = finder.find_spec(fullname, path, target)
+            if spec is not None:
+                if hasattr(spec.loader, "exec_module"):
+                    loader: Any = WatchedLoader(spec.loader, fullname)
+                    spec.loader = loader
+                return spec
+        return None
 
 
-def load_plugin(trigger: str) -> Any:
-    """Import the plugin; a failure becomes an ImportError of the robomimic module that woke us."""
-    try:
-        from importlib import import_module
+class guarded:
+    """Turn a failure of the plugin into an ImportError of the robomimic module that woke it.
 
-        return import_module(PLUGIN + ".plugin")
-    except Exception as error:
+    Errors that the plugin raises on purpose say what to do themselves, and pass.
+    """
+
+    def __init__(self, trigger: str) -> None:
+        self._trigger = trigger
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if not isinstance(error, Exception) or kind.__module__ == PLUGIN + ".errors":
+            return
         raise ImportError(
-            f"{PLUGIN} is installed but cannot be imported ({type(error).__name__}: {error}), so "
-            f"{trigger} cannot offer its algorithm. Reinstall it, run `pip uninstall {PLUGIN}`, or "
-            "set ROBOMIMIC_VAE_EXT_DISABLE=1 to use robomimic without it."
+            f"{PLUGIN} is installed but cannot be imported ({kind.__name__}: {error}), so "
+            f"{self._trigger} cannot offer its algorithm. Reinstall it, run "
+            f"`pip uninstall {PLUGIN}`, or set ROBOMIMIC_VAE_EXT_DISABLE=1 to use robomimic "
+            "without it."
         ) from error
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import importlib.util
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -14,19 +14,14 @@ from typing import Any
 from packaging.version import Version
 
 
-@functools.cache
 def robomimic_version() -> Version:
-    """Version of the robomimic that would be imported.
+    """Version of the robomimic that is imported.
 
-    robomimic's own `__version__` is read where no package metadata exists (a source checkout on
-    PYTHONPATH).
+    Not the package metadata: a source checkout on PYTHONPATH may stand before an installed one.
     """
-    try:
-        return Version(importlib.metadata.version("robomimic"))
-    except importlib.metadata.PackageNotFoundError:
-        import robomimic
+    import robomimic
 
-        return Version(robomimic.__version__)
+    return Version(robomimic.__version__)
 
 
 @contextmanager
@@ -34,8 +29,8 @@ def mujoco_py_stand_in() -> Iterator[None]:
     """Let robomimic 0.3.0's `env_robosuite` import `mujoco_py` where there is none.
 
     What: 0.3.0 imports the retired mujoco_py unconditionally, for one exception class. While that
-    one module is executed, `mujoco_py` is a namespace with that class, mapped to what today's
-    mujoco raises; before and after, `import mujoco_py` fails for everybody as it should.
+    one module is executed (and what it imports first), `mujoco_py` is a namespace with that class,
+    mapped to what today's mujoco raises; before and after, `import mujoco_py` fails as it should.
     Drop when: robomimic 0.3 is no longer supported (0.5.0 guards the import itself).
     """
     needed = robomimic_version() < Version("0.4") and "mujoco_py" not in sys.modules
@@ -72,45 +67,21 @@ def serve_in_memory_replay(train_utils: ModuleType) -> None:
             return stock(config, obs_keys, *args, **kwargs)
         from robomimic_vae_ext.lapo.replay import replay_from_config
 
-        return replay_from_config(config, obs_keys, *args, **kwargs)
+        return replay_from_config(stock, config, obs_keys, *args, **kwargs)
 
     dataset_factory.wrapped_for_lapo = True  # type: ignore[attr-defined]
     train_utils.dataset_factory = dataset_factory  # type: ignore[attr-defined]
 
 
-def dataset_path(config: Any) -> str:
-    """Path of the one dataset in `config.train.data`.
+def dataset_paths(config: Any) -> list[str]:
+    """Paths of the datasets in `config.train.data`.
 
     What: robomimic 0.5.0 turns the string into `[{"path": ...}]` and allows several datasets.
     Drop when: robomimic 0.3 is no longer supported.
     """
     data = config.train.data
-    if isinstance(data, list | tuple):
-        from robomimic_vae_ext.errors import ConfigError
-
-        if len(data) != 1:
-            raise ConfigError(
-                f"train.data lists {len(data)} datasets",
-                "one dataset for the in-memory replay",
-                'Merge the files, or set "algo": {"replay": {"enabled": false}}.',
-            )
-        return str(data[0]["path"])
-    return str(data)
-
-
-def randomizers(encoder: Any, key: str) -> list[Any]:
-    """Randomizers of one observation key of an ObservationEncoder.
-
-    What: 0.3.0 holds one module or None, 0.5.0 a list of them.
-    Drop when: robomimic 0.3 is no longer supported.
-    """
-    entry = encoder.obs_randomizers[key]
-    return [r for r in (entry if hasattr(entry, "__iter__") else [entry]) if r is not None]
-
-
-def normalization_function(obs_utils: ModuleType) -> Callable[..., Any]:
-    """`normalize_obs` of 0.3.0 is called `normalize_dict` in 0.5.0. Drop with robomimic 0.3."""
-    return getattr(obs_utils, "normalize_dict", None) or obs_utils.normalize_obs
+    entries = data if isinstance(data, list | tuple) else [{"path": data}]
+    return [os.path.expanduser(str(entry["path"])) for entry in entries]
 
 
 def can_resume() -> bool:

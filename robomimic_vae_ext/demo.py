@@ -1,7 +1,7 @@
 """From nothing to an evaluated policy: the commands a user would type, one after the other.
 
-Every step is a command of its own, printed before it runs, and is skipped if its result is there:
-a demo that was interrupted goes on where it stopped.
+Every step is a command of its own, printed before it runs. Dataset and training are skipped if
+their results are there: an interrupted demo goes on (unfinished training starts again).
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ class Size:
     steps_per_epoch: int
     rollouts: int  # during training, half-way and at its end
     evaluations: int
+    batch_size: int
 
 
-FULL = Size(episodes=200, epochs=6, steps_per_epoch=250, rollouts=5, evaluations=20)
-FAST = Size(episodes=16, epochs=2, steps_per_epoch=40, rollouts=2, evaluations=4)
+FULL = Size(episodes=200, epochs=6, steps_per_epoch=250, rollouts=5, evaluations=20, batch_size=128)
+FAST = Size(episodes=16, epochs=2, steps_per_epoch=40, rollouts=2, evaluations=4, batch_size=16)
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,12 @@ def run(folder: Path, fast: bool = False, workers: int = 2) -> None:
         _command(
             "scripts/collect_dataset.py", "--env", "Lift", "--quality", "mixed",
             "--n", size.episodes, "--cameras", "agentview", "robot0_eye_in_hand", "--size", 84,
-            "--seed", 0, "--workers", workers, "--out", files.dataset,
+            "--seed", 0, "--workers", workers, "--resume", "--out", files.dataset,
         )  # fmt: skip
     if files.finished_run(size.epochs) is None:
+        if files.runs.exists():
+            # Stock train.py would ask what to do with it, and nobody may be there to answer.
+            files.runs.rename(files.folder / f"unfinished_runs_{int(time.time())}")
         write_config(files, size)
         # Stock robomimic, unmodified: the plugin is found by itself.
         _command("-m", "robomimic.scripts.train", "--config", files.config)
@@ -131,7 +135,10 @@ def write_config(files: Files, size: Size) -> None:
     config["experiment"]["save"]["every_n_epochs"] = size.epochs
     config["experiment"]["rollout"].update(n=size.rollouts, rate=size.epochs // 2)
     config["train"].update(
-        data=str(files.dataset), output_dir=str(files.runs), num_epochs=size.epochs
+        data=str(files.dataset),
+        output_dir=str(files.runs),
+        num_epochs=size.epochs,
+        batch_size=size.batch_size,
     )
     files.config.write_text(json.dumps(config, indent=4) + "\n")
 
@@ -143,7 +150,7 @@ def summary(files: Files, checkpoint: Path, seconds: float) -> str:
     result = json.loads(files.result.read_text())
     with h5py.File(files.dataset) as file:
         demos = len(file["data"])
-        taught = len(file["mask/success"]) / demos
+        taught = len(file.get("mask/success", ())) / demos
     low, high = result["success_rate_95"]
     lines = [
         "",

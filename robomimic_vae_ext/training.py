@@ -69,14 +69,14 @@ def train(argv: list[str]) -> Path:
             raise ConfigError(
                 "train.data is null", "the path of a dataset", "Set it, or pass --dataset."
             )
-    path = os.path.expanduser(compat.dataset_path(config))
     filter_keys = (config.train.hdf5_filter_key, config.train.hdf5_validation_filter_key)
-    validate.validate_dataset(
-        path,
-        obs_keys=config.all_obs_keys,
-        filter_keys=[key for key in filter_keys if key],
-        need_transitions=config.train.hdf5_load_next_obs,
-    )
+    for path in compat.dataset_paths(config):
+        validate.validate_dataset(
+            path,
+            obs_keys=config.all_obs_keys,
+            filter_keys=[key for key in filter_keys if key],
+            need_transitions=config.train.hdf5_load_next_obs,
+        )
     with _output_dir(config, args.debug) as folder, _nobody_answers(), _recorded() as failures:
         before = set(folder.glob(f"{args.name or config.experiment.name}/*"))
         stock.main(args)
@@ -86,8 +86,9 @@ def train(argv: list[str]) -> Path:
                 "the run to finish",
                 "The traceback stands above; what was saved until then is kept.",
             ) from failures[0]
-        made = set(folder.glob(f"{args.name or config.experiment.name}/*")) - before
-    return max(made, default=folder)
+        found = set(folder.glob(f"{args.name or config.experiment.name}/*"))
+    # --resume makes no new folder; it goes on in the newest.
+    return max(found - before or found, default=folder)
 
 
 def read_config(path: str | None, algo: str | None) -> Any:

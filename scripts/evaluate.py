@@ -19,8 +19,12 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--device", help="torch device (default: as the config says)")
     args = parser.parse_args()
-    if args.n < 1 or args.workers < 1:
-        parser.error("--n and --workers must be at least 1")
+    if min(args.n, args.workers, args.video_episodes) < 1 or (
+        args.horizon is not None and args.horizon < 1
+    ):
+        parser.error("--n, --workers, --video-episodes and --horizon must be at least 1")
+    if args.seed < 0:
+        parser.error("--seed must not be negative")
     # Only now: --help needs neither torch nor a simulator.
     from robomimic_vae_ext.rollout.evaluate import evaluate, write_json
 

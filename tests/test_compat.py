@@ -6,8 +6,6 @@ import pickle
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
 from robomimic_vae_ext import compat, errors
 
 
@@ -15,11 +13,9 @@ def config_with(data: Any) -> Any:
     return SimpleNamespace(train=SimpleNamespace(data=data))
 
 
-def test_one_dataset_in_both_notations() -> None:
-    assert compat.dataset_path(config_with("a.hdf5")) == "a.hdf5"
-    assert compat.dataset_path(config_with([{"path": "a.hdf5"}])) == "a.hdf5"
-    with pytest.raises(errors.ConfigError, match="lists 2 datasets"):
-        compat.dataset_path(config_with([{"path": "a"}, {"path": "b"}]))
+def test_datasets_in_both_notations() -> None:
+    assert compat.dataset_paths(config_with("a.hdf5")) == ["a.hdf5"]
+    assert compat.dataset_paths(config_with([{"path": "a"}, {"path": "b"}])) == ["a", "b"]
 
 
 def test_other_algorithms_get_robomimics_dataset_untouched() -> None:

@@ -30,9 +30,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def pip(*words: object, python: Path = Path(sys.executable)) -> None:
-    # The bare environment borrows setuptools from ours: tests download nothing.
-    environment = dict(os.environ) | {"PYTHONPATH": SITE}
+def pip(*words: object, python: Path = Path(sys.executable), borrow: bool = True) -> None:
+    # The bare environment borrows setuptools from ours to build: tests download nothing.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment |= {"PYTHONPATH": SITE} if borrow else {}
     result = subprocess.run(
         [str(python), "-m", "pip", *map(str, words)],
         capture_output=True, text=True, env=environment, timeout=240,
@@ -66,11 +67,18 @@ def test_the_wheel_carries_the_startup_files(source: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("editable", [False, True], ids=["plain", "editable"])
 def test_install_use_uninstall(source: Path, tmp_path: Path, editable: bool) -> None:
     folder = tmp_path / "env"
-    venv.create(folder, symlinks=True)
+    venv.create(folder, symlinks=True, with_pip=True)
     python = folder / "bin" / "python"
     before = {path.name for path in site_packages(folder).iterdir()}
     options = ["--editable"] if editable else []
-    pip("install", "--no-deps", "--no-build-isolation", *options, source, python=python)
+    wheel = tmp_path / "wheel"
+    if not editable:
+        pip("wheel", "--no-deps", "--no-build-isolation", "-w", wheel, source)
+        source = next(wheel.glob("*.whl"))
+    pip(
+        "install", "--no-deps", "--no-build-isolation", "--ignore-installed", *options, source,
+        python=python, borrow=editable,
+    )  # fmt: skip
     assert finds_lapo(folder, tmp_path)
-    pip("uninstall", "-y", "robomimic_vae_ext", python=python)
+    pip("uninstall", "-y", "robomimic_vae_ext", python=python, borrow=False)
     assert {path.name for path in site_packages(folder).iterdir()} == before

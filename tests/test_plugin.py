@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -151,6 +152,56 @@ def test_a_broken_plugin_fails_loudly_when_robomimic_is_used(tmp_path: Path) -> 
     assert "disk full of sand" in message and "ROBOMIMIC_VAE_EXT_DISABLE=1" in message
 
 
+def copy_with(tmp_path: Path, name: str, text: str) -> None:
+    """A copy of the package, first on the path, with one file replaced."""
+    shutil.copytree(REPOSITORY / "robomimic_vae_ext", tmp_path / "robomimic_vae_ext")
+    (tmp_path / "robomimic_vae_ext" / name).write_text(text)
+
+
+def test_a_failure_deep_inside_is_the_same_import_error(tmp_path: Path) -> None:
+    copy_with(tmp_path, "lapo/networks.py", "import json\njson.no_such_thing\n")
+    result = python("import robomimic.algo", tmp_path)
+    assert result.returncode == 1
+    message = result.stderr.splitlines()[-1]
+    assert message.startswith("ImportError") and "no_such_thing" in message
+    assert "ROBOMIMIC_VAE_EXT_DISABLE=1" in message
+
+
+def test_loaders_that_are_shared_or_refuse_assignment(tmp_path: Path) -> None:
+    """A zip file's modules share one loader, which must not be changed."""
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "host.zip", "w") as archive:
+        archive.writestr("toy_host/__init__.py", "")
+        for name in ("watched", "other"):
+            archive.writestr(f"toy_host/{name}.py", f"value = {name!r}")
+    result = python(
+        """
+        import sys
+        sys.path.insert(0, "host.zip")
+        import robomimic_vae_ext._startup as startup
+        calls = []
+        class Plugin:
+            def around_import(self, name):
+                import contextlib
+                calls.append(("around", name))
+                return contextlib.nullcontext()
+            def after_import(self, name):
+                calls.append(("after", name))
+        sys.modules["robomimic_vae_ext.plugin"] = Plugin()
+        finder = next(f for f in sys.meta_path if getattr(f, "marker", None))
+        type(finder).find_spec.__globals__["WATCHED"] = {"toy_host.watched"}
+        import toy_host.watched, toy_host.other, importlib
+        importlib.reload(toy_host.watched)
+        print(calls, toy_host.watched.__loader__ is toy_host.watched.__spec__.loader,
+              type(toy_host.watched.__loader__).__name__)
+        """,
+        tmp_path,
+    )
+    pair = "('around', 'toy_host.watched'), ('after', 'toy_host.watched')"
+    assert result.stdout.splitlines()[-1] == f"[{pair}, {pair}] True zipimporter", result.stderr
+
+
 def test_a_taken_name_is_an_error(tmp_path: Path) -> None:
     for kind, code in {
         "config": """
@@ -179,7 +230,7 @@ def test_a_taken_name_is_an_error(tmp_path: Path) -> None:
         assert f"{kind} 'lapo' is already registered by __main__" in message
 
 
-def test_data_loader_workers_of_every_start_method_find_us(tmp_path: Path) -> None:
+def test_processes_of_every_start_method_find_us(tmp_path: Path) -> None:
     script = tmp_path / "spawned.py"
     script.write_text(
         textwrap.dedent(

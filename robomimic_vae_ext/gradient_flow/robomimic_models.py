@@ -96,6 +96,8 @@ def load_config(path: str | Path | None, algo: str | None, dataset: str | None) 
             config.experiment.validate = False
             config.train.hdf5_validation_filter_key = None
             config.train.hdf5_cache_mode = None  # one batch is read, not the whole file
+            if "audit" in config.algo:
+                config.algo.audit.every_n_steps = 0  # this recording is the audit
             if dataset is not None:
                 config.train.data = str(dataset)
             # robomimic 0.5.0's train.py turns the path into a list of datasets; 0.3.0 takes it.
@@ -203,7 +205,7 @@ def _obs_keys(config: Any) -> list[str]:
 
 
 def _shapes_from_dataset(config: Any) -> tuple[_Shapes, int]:
-    path = Path(compat.dataset_path(config)).expanduser()
+    path = Path(compat.dataset_paths(config)[0])
     if not path.is_file():
         raise AuditError(f"there is no dataset {path}", "an HDF5 file", "Check --dataset.")
     arguments: dict[str, Any] = {"all_obs_keys": config.all_obs_keys}

@@ -5,6 +5,7 @@ The order of one gradient step stands in `LAPO.train_on_batch`; the equations in
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from robomimic_vae_ext import gradient_flow
 from robomimic_vae_ext.errors import CheckpointError, OwnershipError
 from robomimic_vae_ext.lapo import contracts, losses, networks
+
+logger = logging.getLogger(__name__)
 
 Obs = dict[str, Tensor]
 
@@ -110,7 +113,7 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
             params = self.optim_params[name]
             optimizer = torch_utils.optimizer_from_optim_params(params, self.nets[name])
             optimizer.param_groups[0]["name"] = name
-            if name == home:
+            if name == home and any(True for _ in self.nets["obs_encoder"].parameters()):
                 scale = self.algo_config.encoder.learning_rate_scale
                 optimizer.add_param_group(
                     {
@@ -127,6 +130,11 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
                 "step_every_batch", False
             )
         self._check_ownership()
+        if self.owner != "critic" and not list(self.nets["obs_encoder"].parameters()):
+            logger.warning(
+                "algo.encoder.owner = %s changes nothing: the encoder has no weights (no images)",
+                self.owner,
+            )
         self._audit = gradient_flow.PeriodicAudit(
             dict(self.nets.items()),
             self.optimizers,
@@ -368,7 +376,8 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         info = {}
         for group in optimizer.param_groups:
             grads = [p.grad for p in group["params"] if p.grad is not None]
-            info[f"grad_norm/{group['name']}"] = nn.utils.get_total_norm(grads)
+            if grads:
+                info[f"grad_norm/{group['name']}"] = nn.utils.get_total_norm(grads)
         limit = self.optim_params[name].max_gradient_norm
         if limit is not None:
             owned = [p for group in optimizer.param_groups for p in group["params"]]
@@ -484,7 +493,8 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         try:
             self.nets.load_state_dict(model_dict["nets"])
         except (KeyError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+            # torch's first line names only the container; the second what is wrong with it.
+            reason = str(error).splitlines()[-1].strip()
             raise CheckpointError(
                 f"the checkpoint does not fit the networks ({reason})",
                 "weights of the same algorithm, observation keys, shapes and sizes",

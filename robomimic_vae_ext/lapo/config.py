@@ -46,6 +46,10 @@ class LAPOConfig(base_config.BaseConfig):
             params.learning_rate.epoch_schedule = []  # epochs at which the rate decays
             params.regularization.L2 = 0.0  # weight decay; would also shrink the encoder
             params.max_gradient_norm = None  # clips all that this optimizer owns, together
+            # As robomimic reads them: adam or adamw; multistep or linear.
+            params.optimizer_type = "adam"
+            params.learning_rate.scheduler_type = "multistep"
+            params.learning_rate.step_every_batch = False  # robomimic 0.5.0; else every epoch
 
         # ---- the shared observation encoder ----
         # Who trains it. critic: critic optimizer owns it, CVAE and actor see detached features.
@@ -136,7 +140,14 @@ def _refuse_unknown_keys(config: Any, source: Mapping[str, Any], prefix: str) ->
                     "Correct its spelling, or remove it.",
                 )
             continue
-        if isinstance(value, Mapping) and isinstance(config[key], Mapping):
+        section = isinstance(config[key], Mapping)
+        if section and not isinstance(value, Mapping):
+            raise ConfigError(
+                f"config key '{name}' is {value!r}",
+                f"a section with the keys {sorted(config[key])}",
+                "Write the keys that differ from the defaults inside braces.",
+            )
+        if section:
             _refuse_unknown_keys(config[key], value, prefix=f"{name}.")
 
 
@@ -149,26 +160,73 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _check_ranges(algo: Any) -> None:
-    bounds: dict[str, tuple[Any, float, float]] = {
-        "algo.encoder.vae_grad_scale": (algo.encoder.vae_grad_scale, 0.0, float("inf")),
-        "algo.encoder.learning_rate_scale": (algo.encoder.learning_rate_scale, 0.0, float("inf")),
-        "algo.discount": (algo.discount, 0.0, 1.0),
-        "algo.target_tau": (algo.target_tau, 0.0, 1.0),
-        "algo.critic.doubleq_min": (algo.critic.doubleq_min, 0.0, 1.0),
-        "algo.vae.kl_beta": (algo.vae.kl_beta, 0.0, float("inf")),
-        "algo.vae.expectile": (algo.vae.expectile, 0.0, 1.0),
-        "algo.actor.max_latent_action": (algo.actor.max_latent_action, 1e-6, float("inf")),
-        "algo.actor.target_noise": (algo.actor.target_noise, 0.0, float("inf")),
-        "algo.actor.target_noise_clip": (algo.actor.target_noise_clip, 0.0, float("inf")),
-        "algo.actor.prior_weight": (algo.actor.prior_weight, 0.0, float("inf")),
-        "algo.actor.start_step": (algo.actor.start_step, 0, float("inf")),
-        "algo.audit.every_n_steps": (algo.audit.every_n_steps, 0, float("inf")),
-        "algo.encoder.trunk_dim": (algo.encoder.trunk_dim, 1, float("inf")),
-    }
-    for key, (value, low, high) in bounds.items():
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _look_up(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+INFINITY = float("inf")
+NUMBERS = {
+    "algo.encoder.vae_grad_scale": (0.0, INFINITY),
+    "algo.encoder.learning_rate_scale": (0.0, INFINITY),
+    "algo.discount": (0.0, 1.0),
+    "algo.target_tau": (0.0, 1.0),
+    "algo.critic.doubleq_min": (0.0, 1.0),
+    "algo.vae.kl_beta": (0.0, INFINITY),
+    "algo.vae.expectile": (0.0, 1.0),
+    "algo.actor.max_latent_action": (1e-6, INFINITY),
+    "algo.actor.target_noise": (0.0, INFINITY),
+    "algo.actor.target_noise_clip": (0.0, INFINITY),
+    "algo.actor.prior_weight": (0.0, INFINITY),
+    "algo.replay.max_gib": (0.0, INFINITY),
+}
+WHOLE_NUMBERS = {
+    "algo.actor.start_step": 0,
+    "algo.audit.every_n_steps": 0,
+    "algo.encoder.trunk_dim": 1,
+    "train.seq_length": 1,
+    "train.frame_stack": 1,
+    "train.batch_size": 1,
+}
+LAYERS = ("algo.critic.layer_dims", "algo.vae.layer_dims", "algo.actor.layer_dims")
+CHOICES = {
+    "algo.encoder.owner": OWNERS,
+    "algo.encoder.norm": NORMS,
+    "algo.actor.rollout_latent": ROLLOUT_LATENTS,
+    "train.goal_mode": (None, "last"),
+}
+
+
+def _check_kinds(config: Any) -> None:
+    for key, choices in CHOICES.items():
+        _require(_look_up(config, key) in choices, key, _look_up(config, key), f"one of {choices}")
+    for key, (low, high) in NUMBERS.items():
+        value = _look_up(config, key)
         ok = _is_number(value) and low <= value <= high
         _require(ok, key, value, f"a number from {low:g} to {high:g}")
+    for key, low in WHOLE_NUMBERS.items():
+        value = _look_up(config, key)
+        _require(_is_whole(value) and value >= low, key, value, f"a whole number from {low}")
+    for key in LAYERS:
+        value = _look_up(config, key)
+        ok = isinstance(value, list | tuple) and all(_is_whole(x) and x > 0 for x in value)
+        _require(ok, key, value, "a list of layer sizes")
+
+
+def _check_optimizers(config: Any) -> None:
+    for name, params in config.algo.optim_params.items():
+        key = f"algo.optim_params.{name}"
+        rate, limit = params.learning_rate.initial, params.max_gradient_norm
+        _require(
+            _is_number(rate) and rate >= 0, f"{key}.learning_rate.initial", rate, "a number from 0"
+        )
+        ok = limit is None or (_is_number(limit) and limit > 0)
+        _require(ok, f"{key}.max_gradient_norm", limit, "null or a positive number")
 
 
 def check_values(config: Any) -> None:
@@ -181,24 +239,21 @@ def check_values(config: Any) -> None:
         ConfigError: the first value that is out of range or contradicts another.
     """
     algo, train = config.algo, config.train
+    _check_kinds(config)
+    _check_optimizers(config)
+    latent_dim = algo.vae.latent_dim
+    ok = latent_dim is None or (_is_whole(latent_dim) and latent_dim > 0)
+    _require(ok, "algo.vae.latent_dim", latent_dim, "null or a positive whole number")
     _require(
-        algo.encoder.owner in OWNERS, "algo.encoder.owner", algo.encoder.owner, f"one of {OWNERS}"
-    )
-    _require(algo.encoder.norm in NORMS, "algo.encoder.norm", algo.encoder.norm, f"one of {NORMS}")
-    latent = algo.actor.rollout_latent
-    _require(
-        latent in ROLLOUT_LATENTS, "algo.actor.rollout_latent", latent, f"one of {ROLLOUT_LATENTS}"
-    )
-    _check_ranges(algo)
-    _require(
-        isinstance(algo.n_step, int) and 1 <= algo.n_step <= train.seq_length,
+        _is_whole(algo.n_step) and 1 <= algo.n_step <= train.seq_length,
         "algo.n_step",
         algo.n_step,
         f"a whole number from 1 to train.seq_length ({train.seq_length})",
     )
     bounds = algo.critic.value_bounds
+    pair = isinstance(bounds, list | tuple) and len(bounds) == 2 and all(map(_is_number, bounds))
     _require(
-        bounds is None or (len(bounds) == 2 and bounds[0] < bounds[1]),
+        bounds is None or (pair and bounds[0] < bounds[1]),
         "algo.critic.value_bounds",
         bounds,
         "null or two rising numbers",
@@ -207,3 +262,5 @@ def check_values(config: Any) -> None:
     missing = [key for key in needs if key not in train.dataset_keys]
     _require(not missing, "train.dataset_keys", list(train.dataset_keys), f"all of {needs}")
     _require(train.hdf5_load_next_obs, "train.hdf5_load_next_obs", False, "true")
+    # Without padding the last states of a demo would bootstrap others, untrained themselves.
+    _require(train.pad_seq_length, "train.pad_seq_length", False, "true")

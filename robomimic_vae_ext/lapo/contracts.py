@@ -70,4 +70,7 @@ def contract_data(algo_config: Any) -> dict[str, Any]:
     Returns:
         What `gradient_flow.Contract.from_dict` takes.
     """
-    return CONTRACTS[str(algo_config.encoder.owner)]
+    contract = CONTRACTS[str(algo_config.encoder.owner)]
+    if algo_config.target_tau == 0:  # asked to stand still
+        return {key: value for key, value in contract.items() if key != "targets"}
+    return contract

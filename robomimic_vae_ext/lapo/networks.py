@@ -92,7 +92,8 @@ class ObsEncoder(nn.Module):
         group_shapes: group name ("obs", "goal") to key to shape of one frame.
         encoder_config: `config.observation.encoder`.
         norm: what becomes of BatchNorm layers, see config.py.
-        frame_stack: frames per observation; each is encoded alone, features are concatenated.
+        frame_stack: frames per observation; each is encoded alone (and cropped at an offset of its
+            own while training), features are concatenated.
         frozen: nothing in it is ever trained. Random crops go on, as for every other owner.
     """
 

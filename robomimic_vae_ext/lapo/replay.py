@@ -7,10 +7,10 @@ next observations out of it; an n-step target needs the first and the last.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import robomimic.utils.train_utils as train_utils
 import torch
 from torch.utils.data import Dataset
 from torch.utils.data._utils.collate import default_collate_fn_map
@@ -52,7 +52,9 @@ class ReplayDataset(Dataset):
 
     def __init__(self, sequences: Any, n_step: int, discount: float, max_gib: float) -> None:
         self.sequences = sequences
-        self._refuse_if_too_large(max_gib)
+        self._max_gib = max_gib
+        self._extra = 0  # bytes of next observations that need storage of their own
+        self._refuse_if_too_large()
         self._lay_out()
         self._load_steps(n_step, discount)
         self.frames: dict[str, torch.Tensor] = {}
@@ -94,7 +96,12 @@ class ReplayDataset(Dataset):
         self.next_rows = self.rows + last + 1  # (N,) frame row of the bootstrap observation
 
     def _load_frames(self, key: str) -> None:
-        """Read one observation key; obs and next_obs share storage where the file allows it."""
+        """Read one observation key; obs and next_obs share storage where the file allows it.
+
+        Row t of a demo holds observation t, and the last row the final next observation. Where
+        observations and next observations were recorded apart, row t + 1 of a second array holds
+        next observation t; its first rows are never read.
+        """
         names = self.sequences.demos
         first = self._demo(names[0])[f"obs/{key}"]
         frames = np.empty((self.starts[-1], *first.shape[1:]), dtype=first.dtype)
@@ -107,24 +114,25 @@ class ReplayDataset(Dataset):
             frames[start + length] = next_obs[-1]
             if separate is None and not np.array_equal(obs[1:], next_obs[:-1]):
                 # Recorded apart (noise, latency): keep both, as the file does.
-                separate = np.empty_like(frames)
-                separate[1 : start + 1] = frames[1 : start + 1]
+                self._refuse_if_too_large(extra=frames.nbytes)
+                separate = frames.copy()
             if separate is not None:
                 separate[start + 1 : start + 1 + length] = next_obs
         self.frames[key] = torch.from_numpy(frames)
         self.next_frames[key] = self.frames[key] if separate is None else torch.from_numpy(separate)
 
-    def _refuse_if_too_large(self, max_gib: float) -> None:
-        total = 0
+    def _refuse_if_too_large(self, extra: int = 0) -> None:
+        self._extra += extra
+        total = self._extra
         for name in self.sequences.demos:
             for key in self.sequences.obs_keys:
                 data = self._demo(name)[f"obs/{key}"]
                 total += int(np.prod(data.shape)) * data.dtype.itemsize
         logger.info("in-memory replay: %.2f GiB of observations", total / GIB)
-        if total > max_gib * GIB:
+        if total > self._max_gib * GIB:
             raise DatasetError(
                 f"{self.sequences.hdf5_path} holds {total / GIB:.1f} GiB of observations",
-                f"at most algo.replay.max_gib = {max_gib} GiB",
+                f"at most algo.replay.max_gib = {self._max_gib} GiB",
                 'Raise max_gib, or set "algo": {"replay": {"enabled": false}} to read from disk.',
             )
 
@@ -159,7 +167,7 @@ class ReplayDataset(Dataset):
         next_rows = (self.next_rows[index][:, None] - stack).clamp(min=first)
         batch: dict[str, Any] = {
             "obs": {key: frames[rows] for key, frames in self.frames.items()},
-            "next_obs": {key: frames[next_rows] for key, frames in self.next_frames.items()},
+            "next_obs": {key: self._next(key, next_rows) for key in self.frames},
             "actions": self.actions[index],
             "rewards": self.rewards[index],
             "discounts": self.discounts[index],
@@ -168,6 +176,13 @@ class ReplayDataset(Dataset):
             last = self.last_rows[index]
             batch["goal_obs"] = {key: frames[last] for key, frames in self.next_frames.items()}
         return batch
+
+    def _next(self, key: str, rows: torch.Tensor) -> torch.Tensor:
+        """Stack of the observations before, and the newest as next observation: (B, F, ...)."""
+        newest = self.next_frames[key][rows[:, -1:]]
+        if rows.shape[1] == 1:
+            return newest
+        return torch.cat([self.frames[key][rows[:, :-1]], newest], dim=1)
 
     def get_dataset_sampler(self) -> None:
         """None: uniform sampling, as robomimic's datasets."""
@@ -183,34 +198,61 @@ class ReplayDataset(Dataset):
 
     def __repr__(self) -> str:
         """Summary for the training log."""
-        shared = all(self.frames[key] is self.next_frames[key] for key in self.frames)
-        size = sum(f.nbytes for f in self.frames.values()) * (1 if shared else 2) / GIB
-        note = "obs and next_obs share storage" if shared else "next_obs stored apart"
+        apart = [key for key in self.frames if self.frames[key] is not self.next_frames[key]]
+        stored = [*self.frames.values(), *(self.next_frames[key] for key in apart)]
+        size = sum(frames.nbytes for frames in stored) / GIB
+        note = f"next_obs stored apart: {apart}" if apart else "obs and next_obs share storage"
         return f"ReplayDataset: {len(self)} transitions, {size:.2f} GiB ({note}) of\n" + repr(
             self.sequences
         )
 
 
-def replay_from_config(config: Any, obs_keys: Any, *args: Any, **kwargs: Any) -> ReplayDataset:
+def replay_from_config(
+    stock: Callable[..., Any], config: Any, obs_keys: Any, *args: Any, **kwargs: Any
+) -> ReplayDataset:
     """Build the replay with the arguments of robomimic's `dataset_factory`.
+
+    Args:
+        stock: robomimic's own `dataset_factory`.
+        config: a LAPO config; the others are handed on to `stock`.
 
     Raises:
         ConfigError: a setting that only SequenceDataset can serve.
-        DatasetError: the dataset needs more memory than allowed.
+        DatasetError: too large for memory, or too small for one batch.
     """
-    compat.dataset_path(config)  # refuses several datasets
-    action_keys = list(config.train.get("action_keys", ["actions"]))
-    action_config = config.train.get("action_config", {"actions": {}}) or {}
-    normalised = [k for k, v in action_config.items() if v.get("normalization") is not None]
-    if action_keys != ["actions"] or normalised:
-        raise ConfigError(
-            f"train.action_keys is {action_keys} with normalised {normalised}",
-            "plain 'actions' for the in-memory replay",
-            'Set "algo": {"replay": {"enabled": false}}.',
-        )
+    _refuse_what_it_cannot_serve(config)
     uncached = config.deepcopy()
     with uncached.unlocked():
         uncached.train.hdf5_cache_mode = None
-    sequences = train_utils.dataset_factory.__wrapped__(uncached, obs_keys, *args, **kwargs)
+    sequences = stock(uncached, obs_keys, *args, **kwargs)
     algo = config.algo
-    return ReplayDataset(sequences, algo.n_step, algo.discount, algo.replay.max_gib)
+    replay = ReplayDataset(sequences, algo.n_step, algo.discount, algo.replay.max_gib)
+    if len(replay) < config.train.batch_size:
+        # Stock train.py drops the last incomplete batch, and dies of a StopIteration without text.
+        raise DatasetError(
+            f"mask '{sequences.filter_by_attribute}' of {sequences.hdf5_path} holds {len(replay)} "
+            "transitions",
+            f"at least one batch of {config.train.batch_size}",
+            "Lower train.batch_size, or collect more.",
+        )
+    return replay
+
+
+def _refuse_what_it_cannot_serve(config: Any) -> None:
+    train = config.train
+    action_config = train.get("action_config") or {}
+    refused = {
+        f"{len(compat.dataset_paths(config))} datasets": len(compat.dataset_paths(config)) != 1,
+        "other action keys than 'actions'": list(train.get("action_keys", ["actions"]))
+        != ["actions"],
+        "normalised actions": any(v.get("normalization") for v in action_config.values()),
+        "train.pad_frame_stack = false": not train.pad_frame_stack,
+        "language observations": "lang_emb" in config.all_obs_keys,
+    }
+    for what, asked in refused.items():
+        if asked:
+            raise ConfigError(
+                f"the config asks for {what}",
+                "what the in-memory replay can serve",
+                'Set "algo": {"replay": {"enabled": false}}.',
+            )

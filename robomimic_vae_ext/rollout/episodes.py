@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import pickle
 import time
 from collections.abc import Callable
@@ -62,6 +61,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "a complete checkpoint written by robomimic",
             "Take another checkpoint of the run; this one may be half-written.",
         ) from error
+    if not isinstance(checkpoint, dict):
+        checkpoint = {}
     missing = {"model", "config", "algo_name", "env_metadata", "shape_metadata"} - set(checkpoint)
     if missing:
         raise CheckpointError(
@@ -79,17 +80,30 @@ class Runner:
         checkpoint: from `load_checkpoint`.
         horizon: steps after which an episode has failed; None takes the config's.
         device: torch device name; None takes the GPU if the checkpoint's config asks for one.
+        film: whether `play` will be asked for pictures.
 
     Raises:
+        CheckpointError: the policy needs goals, or another simulator than robosuite.
         SimulationError: pictures are needed and cannot be rendered.
     """
 
     def __init__(
-        self, checkpoint: dict[str, Any], horizon: int | None = None, device: str | None = None
+        self,
+        checkpoint: dict[str, Any],
+        horizon: int | None = None,
+        device: str | None = None,
+        film: bool = False,
     ) -> None:
+        kind = checkpoint["env_metadata"]["type"]
+        if kind != envs.ROBOMIMIC_ENV_TYPE:
+            raise CheckpointError(
+                f"the environment of the checkpoint has robomimic's type {kind}",
+                f"type {envs.ROBOMIMIC_ENV_TYPE}, robosuite",
+                "Use robomimic's run_trained_agent.py, which sets no seed per episode.",
+            )
         config, _ = file_utils.config_from_checkpoint(ckpt_dict=checkpoint)
         self.horizon = horizon or config.experiment.rollout.horizon
-        if checkpoint["shape_metadata"]["use_images"]:
+        if film or checkpoint["shape_metadata"]["use_images"]:
             envs.require_rendering()
         target = (
             torch.device(device)
@@ -98,7 +112,9 @@ class Runner:
         )
         with contextlib.redirect_stdout(io.StringIO()), envs.quiet_robosuite():
             self.policy, _ = file_utils.policy_from_checkpoint(ckpt_dict=checkpoint, device=target)
-            self.env, _ = file_utils.env_from_checkpoint(ckpt_dict=checkpoint)
+            self.env, _ = file_utils.env_from_checkpoint(
+                ckpt_dict=checkpoint, render_offscreen=film
+            )
         if config.use_goals:
             raise CheckpointError(
                 "the policy is goal-conditioned",
@@ -143,7 +159,10 @@ def base_env(env: Any) -> Any:
     return env
 
 
-def use_threads(count: int) -> None:
-    """Limit torch to `count` threads; several workers with all threads each are slower than one."""
-    torch.set_num_threads(count)
-    os.environ["OMP_NUM_THREADS"] = str(count)
+def use_one_thread() -> None:
+    """Limit torch to one thread in this process.
+
+    A batch of one observation gains nothing from more, and with the same number of threads in every
+    process the same sums come out of the policy, to the bit.
+    """
+    torch.set_num_threads(1)

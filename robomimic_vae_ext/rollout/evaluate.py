@@ -96,6 +96,8 @@ def evaluate(
 ) -> Evaluation:
     """Play `n` seeded episodes. The same seed gives the same outcomes, with any `num_workers`.
 
+    Limits torch to one thread in this process, see `episodes.use_one_thread`.
+
     Args:
         agent: checkpoint written by robomimic, of any algorithm without goals.
         n: number of episodes.
@@ -110,11 +112,12 @@ def evaluate(
         CheckpointError: the checkpoint cannot be used.
         SimulationError: no renderer, or a worker died.
     """
+    episodes.use_one_thread()
     checkpoint = episodes.load_checkpoint(agent)
     runner = None
     filmed = min(video_episodes, n) if video is not None else 0
     if num_workers == 1 or filmed:
-        runner = episodes.Runner(checkpoint, horizon, device)
+        runner = episodes.Runner(checkpoint, horizon, device, film=filmed > 0)
     parts: list[Iterable[episodes.Episode]] = []
     if runner is not None and video is not None:
         parts.append(_film(runner, filmed, seed, video))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -16,9 +15,9 @@ from robomimic_vae_ext.rollout import episodes
 _runner: episodes.Runner | None = None  # one per worker process
 
 
-def _start_worker(path: str, horizon: int | None, device: str | None, threads: int) -> None:
+def _start_worker(path: str, horizon: int | None, device: str | None) -> None:
     global _runner
-    episodes.use_threads(threads)
+    episodes.use_one_thread()
     _runner = episodes.Runner(episodes.load_checkpoint(Path(path)), horizon, device)
 
 
@@ -42,8 +41,7 @@ def play_in_processes(
     Raises:
         SimulationError: a worker died.
     """
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    arguments = (str(path), settings.get("horizon"), settings.get("device"), threads)
+    arguments = (str(path), settings.get("horizon"), settings.get("device"))
     # spawn: EGL contexts and torch's threads do not survive a fork.
     with ProcessPoolExecutor(
         max_workers=workers,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import torch
 from packaging.version import Version
 
 from robomimic_vae_ext import compat
-from robomimic_vae_ext.errors import CheckpointError
+from robomimic_vae_ext.errors import CheckpointError, DatasetError
 from robomimic_vae_ext.lapo.algo import repeated_transitions
 
 
@@ -148,9 +150,12 @@ def test_repeated_transitions_finds_padding_only() -> None:
 def test_save_and_load_gives_the_same_training(
     make_model: Callable[..., Any], make_batch: Callable[..., Any], tmp_path: Path, owner: str
 ) -> None:
-    model, other = make_model(owner=owner), make_model(owner=owner, seed=1)
+    schedule = {"learning_rate": {"epoch_schedule": [3, 5]}}
+    changes = {"algo": {"optim_params": {"critic": schedule}}}
+    model, other = make_model(changes, owner=owner), make_model(changes, owner=owner, seed=1)
     batch = make_batch(model)
     model.train_on_batch(batch, epoch=1)
+    model.on_epoch_end(1)
     torch.save(model.serialize(), tmp_path / "model.pth")
     # torch's default, which refuses anything but tensors and plain types.
     other.deserialize(torch.load(tmp_path / "model.pth"), load_optimizers=True)
@@ -160,6 +165,7 @@ def test_save_and_load_gives_the_same_training(
         trained.train_on_batch(batch, epoch=1)
     expected, found = model.nets.state_dict(), other.nets.state_dict()
     assert all(torch.equal(value, found[key]) for key, value in expected.items())
+    assert other.lr_schedulers["critic"].last_epoch == 1
     for trained in (model, other):
         trained.set_eval()
     obs = rollout_obs(model)
@@ -171,6 +177,7 @@ def test_a_foreign_checkpoint_is_one_sentence(make_model: Callable[..., Any]) ->
     with pytest.raises(CheckpointError, match="does not fit the networks") as caught:
         make_model().deserialize(wide.serialize())
     assert "\n" not in str(caught.value)
+    assert "size mismatch for" in str(caught.value)
 
 
 def test_learning_rate_schedules_reach_every_group(make_model: Callable[..., Any]) -> None:
@@ -205,18 +212,73 @@ def test_value_bounds_hold_for_the_target(
     assert targets.v.min() >= 0.25 and targets.v.max() <= 0.5
 
 
-def test_the_cards_thirty_second_check(
-    make_model: Callable[..., Any], make_batch: Callable[..., Any]
+@pytest.mark.parametrize("frames", [1, 3])
+def test_next_observations_that_were_recorded_apart(
+    make_model: Callable[..., Any], dataset: Path, tmp_path: Path, frames: int
 ) -> None:
-    """The snippet of the README, on the names that the card uses."""
-    algo = make_model()
-    batch = make_batch(algo)
-    weight = algo.obs_encoder.nets.nets["obs"].obs_nets["agentview_image"].nets[0].weight
-    before = weight.clone()
-    algo.train_on_batch(batch, epoch=1)
-    assert (weight - before).abs().max() > 0
-    owned = {id(p) for group in algo.critic_optimizer.param_groups for p in group["params"]}
-    assert all(id(p) in owned for p in algo.obs_encoder.parameters())
+    """Noisy next_obs: replay and SequenceDataset still give the same batch."""
+    path = tmp_path / "apart.hdf5"
+    shutil.copy(dataset, path)
+    with h5py.File(path, "r+") as file:
+        for demo in file["data"].values():
+            demo["next_obs/robot0_eef_pos"][...] += 0.01
+    model = make_model({"train": {"frame_stack": frames}})
+    ours, stock = (whole_batch(model, path, replay) for replay in (True, False))
+    for group in ("obs", "next_obs"):
+        for key, value in ours[group].items():
+            torch.testing.assert_close(value, stock[group][key])
+
+
+def whole_batch(model: Any, path: Path, replay: bool) -> dict[str, Any]:
+    import robomimic.utils.train_utils as train_utils
+    from torch.utils.data import DataLoader
+
+    config = model.global_config.deepcopy()
+    listed = compat.robomimic_version() >= Version("0.4")
+    with config.unlocked():
+        config.algo.replay.enabled = replay
+        config.train.data = [{"path": str(path)}] if listed else str(path)
+    data = train_utils.dataset_factory(
+        config, obs_keys=config.all_obs_keys, filter_by_attribute="train"
+    )
+    return model.process_batch_for_training(next(iter(DataLoader(data, batch_size=42))))
+
+
+def test_the_replay_serves_worker_processes(make_model: Callable[..., Any], dataset: Path) -> None:
+    import robomimic.utils.train_utils as train_utils
+    from torch.utils.data import DataLoader
+
+    config = make_model().global_config
+    data = train_utils.dataset_factory(
+        config, obs_keys=config.all_obs_keys, filter_by_attribute="train"
+    )
+    alone, workers = (
+        list(DataLoader(data, batch_size=8, num_workers=count, drop_last=True)) for count in (0, 2)
+    )
+    assert len(alone) == len(workers) == 5
+    for ours, theirs in zip(alone, workers, strict=True):
+        assert torch.equal(ours["obs"]["agentview_image"], theirs["obs"]["agentview_image"])
+
+
+def test_fewer_transitions_than_one_batch_are_refused(
+    make_model: Callable[..., Any],
+) -> None:
+    import robomimic.utils.train_utils as train_utils
+
+    config = make_model({"train": {"batch_size": 43}}).global_config
+    with pytest.raises(DatasetError, match=r"'train' .* holds 42 transitions.*batch of 43"):
+        train_utils.dataset_factory(config, config.all_obs_keys, filter_by_attribute="train")
+
+
+def test_an_owner_without_weights_to_own_is_told(
+    make_model: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    low_dim = {"observation": {"modalities": {"obs": {"rgb": []}}}}
+    make_model(low_dim, owner="critic")
+    assert "changes nothing" not in caplog.text
+    model = make_model(low_dim, owner="joint")
+    assert "algo.encoder.owner = joint changes nothing" in caplog.text
+    assert [group["name"] for group in model.critic_optimizer.param_groups] == ["critic"]
 
 
 @pytest.mark.parametrize(("owner", "broken"), [("critic", 0.0), ("joint", 0.0), ("vae", 1.0)])

@@ -105,6 +105,27 @@ def test_fixed_and_unfixed_differ_in_the_owner_alone() -> None:
         ({"algo": {"actor": {"rollout_latent": "mean"}}}, "rollout_latent"),
         ({"train": {"dataset_keys": ["actions"]}}, "dataset_keys"),
         ({"train": {"hdf5_load_next_obs": False}}, "hdf5_load_next_obs"),
+        ({"train": {"pad_seq_length": False}}, "pad_seq_length"),
+        ({"train": {"seq_length": "5"}}, "train.seq_length is '5'"),
+        ({"train": {"frame_stack": 0}}, "train.frame_stack is 0"),
+        ({"train": {"goal_mode": "subgoal"}}, "train.goal_mode"),
+        ({"algo": 5}, "'algo' is 5"),
+        ({"algo": {"critic": 5}}, "'algo.critic' is 5"),
+        ({"algo": {"critic": {"value_bounds": 3}}}, "value_bounds is 3"),
+        ({"algo": {"critic": {"value_bounds": ["a", "b"]}}}, "value_bounds"),
+        ({"algo": {"n_step": True}}, "algo.n_step is True"),
+        ({"algo": {"vae": {"latent_dim": 0}}}, "algo.vae.latent_dim is 0"),
+        ({"algo": {"vae": {"layer_dims": 256}}}, "algo.vae.layer_dims is 256"),
+        ({"algo": {"encoder": {"trunk_dim": 1.5}}}, "algo.encoder.trunk_dim is 1.5"),
+        ({"algo": {"replay": {"max_gib": "a"}}}, "algo.replay.max_gib is 'a'"),
+        (
+            {"algo": {"optim_params": {"critic": {"learning_rate": {"initial": -1}}}}},
+            "critic.learning_rate.initial is -1",
+        ),
+        (
+            {"algo": {"optim_params": {"actor": {"max_gradient_norm": "x"}}}},
+            "actor.max_gradient_norm is 'x'",
+        ),
     ],
 )
 def test_bad_values_are_one_sentence(values: dict[str, Any], message: str) -> None:

@@ -82,11 +82,12 @@ def features_in_both_modes(model: Any, batch: dict[str, Any]) -> tuple[torch.Ten
         return train, model.encode(batch["obs"])
 
 
+@pytest.mark.parametrize("owner", ["critic", "vae", "joint", "frozen"])
 @pytest.mark.parametrize("norm", ["group_norm", "frozen_batch_norm"])
 def test_train_and_eval_mode_agree(
-    make_model: Callable[..., Any], make_batch: Callable[..., Any], norm: str
+    make_model: Callable[..., Any], make_batch: Callable[..., Any], norm: str, owner: str
 ) -> None:
-    model = make_model(resnet(norm))
+    model = make_model(resnet(norm), owner=owner)
     batch = make_batch(model)
     model.train_on_batch(batch, epoch=1)
     assert (len(batch_norms(model)) == 0) == (norm == "group_norm")
@@ -108,8 +109,11 @@ def test_plain_batch_norm_disagrees_which_is_why_it_is_not_the_default(
     ("norm", "owner", "moves"),
     [
         ("batch_norm", "critic", True),
+        ("batch_norm", "vae", True),
+        ("batch_norm", "joint", True),
         ("batch_norm", "frozen", False),
         ("frozen_batch_norm", "critic", False),
+        ("frozen_batch_norm", "joint", False),
     ],
 )
 def test_batch_norm_buffers_move_only_where_they_should(

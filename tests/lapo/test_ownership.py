@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from robomimic_vae_ext.errors import OwnershipError
+from robomimic_vae_ext.lapo import losses
 from robomimic_vae_ext.lapo.algo import TARGETS
 
 OWNERS = ("critic", "vae", "joint", "frozen")
@@ -101,6 +102,24 @@ def test_validation_computes_the_same_losses_and_moves_nothing(
         torch.testing.assert_close(info[key], trained[key], msg=key)
 
 
+def first_weight(model: Any) -> torch.Tensor:
+    return model.obs_encoder.nets.nets["obs"].obs_nets["agentview_image"].nets[0].weight
+
+
+def encoder_gradient_of_the_vae_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """Gradient of the CVAE's loss alone, computed beside the training code."""
+    torch.manual_seed(11)
+    features = model.encode(batch["obs"])
+    with torch.no_grad():
+        targets = model._targets(batch, features, model.encode(batch["next_obs"]))
+    reconstruction, mean, log_std = model.actor_vae(features, batch["actions"])
+    loss, _ = losses.vae_loss(
+        batch["actions"], reconstruction, mean, log_std, targets.weights,
+        model.algo_config.vae.kl_beta,
+    )  # fmt: skip
+    return torch.autograd.grad(loss, first_weight(model))[0]
+
+
 @pytest.mark.parametrize("owner", OWNERS)
 def test_which_losses_reach_the_encoder(
     make_model: Callable[..., Any], make_batch: Callable[..., Any], owner: str
@@ -108,7 +127,7 @@ def test_which_losses_reach_the_encoder(
     """Replays the update with a spy on every step: gradients in the encoder when it steps."""
     model = make_model(owner=owner)
     batch = make_batch(model)
-    weight = model.obs_encoder.nets.nets["obs"].obs_nets["agentview_image"].nets[0].weight
+    weight = first_weight(model)
     seen: dict[str, torch.Tensor | None] = {}
     for name, optimizer in model.optimizers.items():
         optimizer.register_step_pre_hook(
@@ -116,6 +135,7 @@ def test_which_losses_reach_the_encoder(
                 name, None if weight.grad is None else weight.grad.clone()
             )
         )
+    torch.manual_seed(11)
     model.train_on_batch(batch, epoch=1)
     if owner == "frozen":
         assert seen == {"critic": None, "actor_vae": None, "actor": None}
@@ -125,9 +145,14 @@ def test_which_losses_reach_the_encoder(
         # CVAE and actor saw detached features: not a bit was added after the critic's backward.
         assert torch.equal(seen["actor_vae"], seen["critic"])
         assert torch.equal(seen["actor"], seen["critic"])
+    vae_alone = encoder_gradient_of_the_vae_loss(make_model(owner="vae"), batch)
     if owner == "vae":
-        # The bug: the critic's gradient was there, and is gone when the owner steps.
-        assert not torch.allclose(seen["actor_vae"], seen["critic"])
+        # The bug: the critic's gradient was there, and only the CVAE's is when the owner steps.
+        torch.testing.assert_close(seen["actor_vae"], vae_alone)
+        assert not torch.allclose(seen["critic"], vae_alone)
+    if owner == "joint":
+        assert torch.equal(seen["actor_vae"], seen["critic"])
+        assert not torch.allclose(seen["critic"], vae_alone)
 
 
 def test_joint_is_critic_plus_scaled_vae_gradient(
@@ -150,7 +175,7 @@ def test_joint_is_critic_plus_scaled_vae_gradient(
 def test_the_arms_differ_only_in_the_encoder(
     make_model: Callable[..., Any], make_batch: Callable[..., Any]
 ) -> None:
-    """After one step from the same weights, heads agree to the bit whoever owns the encoder."""
+    """After one step from the same weights, heads agree whoever owns the encoder."""
     states = {}
     for owner in OWNERS:
         model = make_model(owner=owner)

@@ -1,0 +1,1 @@
+"""Speed of training, data, rollouts and collection, beside robomimic's own algorithms."""

@@ -1,0 +1,40 @@
+"""Loading: every way serves batches, and memory is counted right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from robomimic_vae_ext.benchmark import files, loading, peers, report, timing
+from tests.conftest import IMAGE_SIZE
+
+
+def test_every_number_is_produced(
+    setting: peers.Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "WARM_UP_SECONDS", 0.0)
+    plan = loading.LoadingPlan(files.DatasetSize(demos=3, steps=20), batch_size=8, epoch_steps=2)
+    found = loading.measure((setting,), plan, torch.device("cpu"), rounds=2, folder=tmp_path)
+    assert set(found["batch"]) == set(found["memory"]) == set(loading.WAYS)
+    raw = 3 * 20 * 2 * IMAGE_SIZE * IMAGE_SIZE * 3
+    assert found["raw_image_bytes"] == raw
+    assert found["memory"]["replay"] < 1.2 * raw  # one more frame a demonstration, and the rest
+    assert found["memory"]["stock_low_dim_cache"] < 0.2 * raw
+    assert found["memory"]["stock_full_cache"] > 8 * raw  # windows of five, obs and next_obs
+    for times in found["epochs"]["tiny"].values():
+        assert set(times) == set(loading.PHASES)
+        assert all(len(seconds) == 2 for seconds in times.values())
+        share = report.wait_share(times)
+        assert share.value == timing.median(times["data"]) / timing.median(times["whole"])
+        assert 0 < share.value < 1
+
+
+def test_shared_memory_is_counted_once() -> None:
+    array = np.zeros(1000, dtype=np.uint8)
+    tensor = torch.zeros(500, dtype=torch.uint8)
+    views = {"a": array, "b": [array[10:], torch.from_numpy(array)], "c": (tensor, tensor[3:])}
+    assert loading.held_bytes(views) == 1500

@@ -77,7 +77,12 @@ def train(argv: list[str]) -> Path:
             filter_keys=[key for key in filter_keys if key],
             need_transitions=config.train.hdf5_load_next_obs,
         )
-    with _output_dir(config, args.debug) as folder, _nobody_answers(), _recorded() as failures:
+    with (
+        _output_dir(config, args.debug) as folder,
+        _nobody_answers(),
+        _own_output(),
+        _recorded() as failures,
+    ):
         before = set(folder.glob(f"{args.name or config.experiment.name}/*"))
         stock.main(args)
         if failures:
@@ -163,6 +168,16 @@ def _nobody_answers() -> Iterator[None]:
         yield
     finally:
         builtins.input = ask
+
+
+@contextlib.contextmanager
+def _own_output() -> Iterator[None]:
+    """Take stdout and stderr back: stock train.py leaves both in the hands of its log file."""
+    streams = sys.stdout, sys.stderr
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
 
 
 @contextlib.contextmanager

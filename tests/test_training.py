@@ -159,7 +159,7 @@ def break_dataset(path: Path, kind: str) -> None:
         ("truncated", "tiny.hdf5"),
         ("no next_obs", "next_obs"),
         ("nan", "demo_1"),
-        ("camera", "agentview_image"),
+        ("camera", "camera 'agentview'"),
         ("mask", "train"),
     ],
 )

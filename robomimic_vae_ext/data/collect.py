@@ -116,10 +116,7 @@ def _prepare_partial(settings: CollectSettings, out: Path, resume: bool, overwri
         raise DatasetError(
             f"{out} exists already", "a new file", "Choose another --out or add --overwrite."
         )
-    if not out.parent.is_dir():
-        raise DatasetError(
-            f"no folder {out.parent}", "an existing folder for --out", "Make it first."
-        )
+    out.parent.mkdir(parents=True, exist_ok=True)
     described = json.dumps(dataclasses.asdict(settings), sort_keys=True)
     note = partial / "settings.json"
     if partial.exists() and overwrite and not resume:

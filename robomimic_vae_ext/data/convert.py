@@ -117,12 +117,11 @@ def new_file(target: Path) -> Iterator[Path]:
     """Give a path to write to, which becomes `target` when the block ends without an error.
 
     Raises:
-        DatasetError: `target` exists or its folder does not.
+        DatasetError: `target` exists.
     """
     if target.exists():
         raise DatasetError(f"{target} exists already", "a new file", "Choose another name.")
-    if not target.parent.is_dir():
-        raise DatasetError(f"no folder {target.parent}", "an existing folder", "Make it first.")
+    target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f"{target.name}.{os.getpid()}.partial")
     h5py.File(unfinished, "w").close()
     try:

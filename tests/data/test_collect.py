@@ -173,9 +173,10 @@ def test_bad_settings(make_settings: Any, changes: dict[str, Any], message: str)
         make_settings(**changes)
 
 
-def test_missing_folder(tmp_path: Path, make_settings: Any) -> None:
-    with pytest.raises(DatasetError, match="no folder"):
-        collect(make_settings(), tmp_path / "none" / "x.hdf5")
+def test_a_missing_folder_is_made(tmp_path: Path, make_settings: Any) -> None:
+    out = tmp_path / "new" / "folder" / "x.hdf5"
+    collecting._prepare_partial(make_settings(), out, resume=False, overwrite=False)
+    assert out.parent.is_dir() and not out.exists()
 
 
 def test_masks() -> None:

@@ -114,7 +114,7 @@ def make_config(dataset: Path) -> Callable[..., Any]:
         config = config_factory("lapo")
         with config.values_unlocked():
             config.update(merge(image_settings(owner), changes or {}))
-            config.train.data = str(dataset)
+            config.train.data = data_entry(dataset)
         config.lock()
         obs_utils.initialize_obs_utils_with_config(config)
         return config
@@ -151,7 +151,6 @@ def make_batch(dataset: Path) -> Callable[..., Any]:
         config = model.global_config.deepcopy()
         with config.unlocked():
             config.algo.replay.enabled = replay
-            config.train.data = [{"path": str(dataset)}] if _data_is_list() else str(dataset)
         data = train_utils.dataset_factory(
             config, obs_keys=config.all_obs_keys, filter_by_attribute="train"
         )
@@ -163,12 +162,14 @@ def make_batch(dataset: Path) -> Callable[..., Any]:
     return make
 
 
-def _data_is_list() -> bool:
+def data_entry(path: Path) -> Any:
+    """`config.train.data` as robomimic's train.py hands it on: a list of datasets since 0.5.0."""
     from packaging.version import Version
 
     from robomimic_vae_ext import compat
 
-    return compat.robomimic_version() >= Version("0.4")
+    listed = compat.robomimic_version() >= Version("0.4")
+    return [{"path": str(path)}] if listed else str(path)
 
 
 @pytest.fixture(scope="session")

@@ -22,11 +22,13 @@ BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 RUN_ELSEWHERE = ("make ", "pip install")
 
 # What makes a command small enough for a test; everything else stays as the README has it.
+# Stock --debug writes to one folder for everybody, and asks if an experiment is there already.
+NAME = f"readme_{os.getpid()}"
 SMALLER = {
     "--n 200": "--n 10",
     "--n 50": "--n 1 --horizon 5",
-    "robomimic.scripts.train": "robomimic.scripts.train --debug",
-    "scripts/train.py": "scripts/train.py --debug",
+    "robomimic.scripts.train": f"robomimic.scripts.train --debug --name {NAME}",
+    "scripts/train.py": f"scripts/train.py --debug --name {NAME}",
 }
 
 
@@ -37,7 +39,7 @@ def commands() -> list[str]:
 
 
 def newest_run() -> Path:
-    found = Path("/tmp/tmp_trained_models").glob("vae_fixed/*/logs/tb")
+    found = Path("/tmp/tmp_trained_models").glob(f"{NAME}/*/logs/tb")
     return max(path.parent.parent for path in found)
 
 

@@ -21,8 +21,7 @@ from robomimic_vae_ext.data.collect import collect
 from robomimic_vae_ext.data.schema import make_masks
 from robomimic_vae_ext.data.validate import validate_dataset
 from robomimic_vae_ext.errors import DatasetError, SimulationError
-
-from .conftest import SCRIPTS, assert_same_content
+from tests.data.conftest import SCRIPTS, assert_same_content
 
 pytestmark = pytest.mark.simulator
 

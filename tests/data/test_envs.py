@@ -19,8 +19,7 @@ import pytest
 from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.data.rendering import simplify_rendering
 from robomimic_vae_ext.errors import SimulationError
-
-from .conftest import SCRIPTS
+from tests.data.conftest import SCRIPTS
 
 pytestmark = pytest.mark.simulator
 

@@ -14,8 +14,7 @@ import pytest
 
 from robomimic_vae_ext.data.validate import validate_dataset
 from robomimic_vae_ext.errors import DatasetError
-
-from .conftest import SCRIPTS
+from tests.data.conftest import SCRIPTS
 
 
 def test_valid_dataset_is_described(tiny_dataset: Path) -> None:

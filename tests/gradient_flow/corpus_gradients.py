@@ -6,7 +6,12 @@ import copy
 import itertools
 
 import torch
-from corpus_base import (
+from torch import nn
+from torch.nn.functional import mse_loss
+from torch.nn.utils import clip_grad_norm_
+
+from robomimic_vae_ext.gradient_flow import Contract, Loss, Verdict
+from tests.gradient_flow.corpus_base import (
     ACTION,
     FEATURES,
     OBS,
@@ -18,11 +23,6 @@ from corpus_base import (
     encoder,
     head,
 )
-from torch import nn
-from torch.nn.functional import mse_loss
-from torch.nn.utils import clip_grad_norm_
-
-from robomimic_vae_ext.gradient_flow import Contract, Loss, Verdict
 
 SHARED = Contract(
     losses={

@@ -5,7 +5,11 @@ from __future__ import annotations
 import copy
 
 import torch
-from corpus_base import (
+from torch import nn
+from torch.nn.functional import mse_loss
+
+from robomimic_vae_ext.gradient_flow import Contract, Loss, Target, Verdict
+from tests.gradient_flow.corpus_base import (
     ACTION,
     FEATURES,
     OBS,
@@ -18,10 +22,6 @@ from corpus_base import (
     head,
     polyak,
 )
-from torch import nn
-from torch.nn.functional import mse_loss
-
-from robomimic_vae_ext.gradient_flow import Contract, Loss, Target, Verdict
 
 
 def two_critic_optimizers_own_one_encoder() -> Loop:

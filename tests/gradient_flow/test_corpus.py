@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import corpus_gradients
-import corpus_ownership
 import pytest
-from corpus_base import Case
 
 from robomimic_vae_ext.gradient_flow import record
+from tests.gradient_flow import corpus_gradients, corpus_ownership
+from tests.gradient_flow.corpus_base import Case
 
 CASES = (*corpus_gradients.CASES, *corpus_ownership.CASES)
 

@@ -7,7 +7,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from corpus_base import (
+from torch import nn
+from torch.nn.functional import mse_loss
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.utils.checkpoint import checkpoint
+
+from robomimic_vae_ext.gradient_flow import Contract, Loss, Target, Verdict, record
+from tests.gradient_flow.corpus_base import (
     ACTION,
     FEATURES,
     OBS,
@@ -19,12 +25,6 @@ from corpus_base import (
     head,
     polyak,
 )
-from torch import nn
-from torch.nn.functional import mse_loss
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
-from torch.utils.checkpoint import checkpoint
-
-from robomimic_vae_ext.gradient_flow import Contract, Loss, Target, Verdict, record
 
 
 def shared_encoder_owned_by_the_critic() -> Loop:

@@ -7,13 +7,23 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from corpus_base import ACTION, FEATURES, OBS, Critic, Loop, adam, batch, encoder, head
 from torch import nn
 from torch.nn.functional import mse_loss
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from robomimic_vae_ext.gradient_flow import Verdict, record
+from tests.gradient_flow.corpus_base import (
+    ACTION,
+    FEATURES,
+    OBS,
+    Critic,
+    Loop,
+    adam,
+    batch,
+    encoder,
+    head,
+)
 
 
 def encoder_with_an_optimizer_of_its_own() -> Loop:

@@ -6,12 +6,18 @@ import logging
 
 import pytest
 import torch
-from corpus_base import Loop
-from corpus_gradients import STRICT, actor_loss_leaks_into_the_critic, encoder_in_the_vae_optimizer
-from test_correct_loops import two_losses_summed_by_two_backwards_and_two_optimizers
 
 from robomimic_vae_ext.errors import AuditError
 from robomimic_vae_ext.gradient_flow import Contract, Loss, PeriodicAudit
+from tests.gradient_flow.corpus_base import Loop
+from tests.gradient_flow.corpus_gradients import (
+    STRICT,
+    actor_loss_leaks_into_the_critic,
+    encoder_in_the_vae_optimizer,
+)
+from tests.gradient_flow.test_correct_loops import (
+    two_losses_summed_by_two_backwards_and_two_optimizers,
+)
 
 
 def test_records_every_nth_step_only() -> None:

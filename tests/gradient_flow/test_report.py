@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from corpus_gradients import (
+from torch import nn
+
+from robomimic_vae_ext.gradient_flow import Report, Verdict, record
+from robomimic_vae_ext.gradient_flow.figure import STYLES
+from tests.gradient_flow.corpus_gradients import (
     SHARED,
     amp_scaler_skips_every_step,
     encoder_in_the_vae_optimizer,
     target_decoder_collects_for_ever,
 )
-from test_correct_loops import shared_encoder_owned_by_the_critic
-from torch import nn
-
-from robomimic_vae_ext.gradient_flow import Report, Verdict, record
-from robomimic_vae_ext.gradient_flow.figure import STYLES
+from tests.gradient_flow.test_correct_loops import shared_encoder_owned_by_the_critic
 
 
 def report_of(loop: Any, steps: int = 2) -> Report:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from corpus_gradients import encoder_in_the_vae_optimizer
-from test_correct_loops import shared_encoder_owned_by_the_critic
 
 from robomimic_vae_ext.gradient_flow.testing import assert_gradient_flow
+from tests.gradient_flow.corpus_gradients import encoder_in_the_vae_optimizer
+from tests.gradient_flow.test_correct_loops import shared_encoder_owned_by_the_critic
 
 pytest_plugins = ["pytester"]
 

@@ -15,6 +15,7 @@ from packaging.version import Version
 from robomimic_vae_ext import compat
 from robomimic_vae_ext.errors import CheckpointError, DatasetError
 from robomimic_vae_ext.lapo.algo import repeated_transitions
+from tests.conftest import data_entry
 
 
 def rollout_obs(model: Any, n: int = 3, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -234,10 +235,9 @@ def whole_batch(model: Any, path: Path, replay: bool) -> dict[str, Any]:
     from torch.utils.data import DataLoader
 
     config = model.global_config.deepcopy()
-    listed = compat.robomimic_version() >= Version("0.4")
     with config.unlocked():
         config.algo.replay.enabled = replay
-        config.train.data = [{"path": str(path)}] if listed else str(path)
+        config.train.data = data_entry(path)
     data = train_utils.dataset_factory(
         config, obs_keys=config.all_obs_keys, filter_by_attribute="train"
     )

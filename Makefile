@@ -2,6 +2,7 @@
 #   make demo [FAST=1]   environment, dataset, training with stock train.py, evaluation, figures
 #   make test            the test suite
 #   make check           format, lint, types, tests
+#   make bench           training, data, rollouts and collection beside robomimic's own
 # Use your own environment instead of .venv with PYTHON=... INSTALLED=1.
 
 VENV ?= .venv
@@ -14,7 +15,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 STAMP = $(if $(INSTALLED),,$(VENV)/.installed)
 
-.PHONY: demo test check format clean
+.PHONY: demo test check bench format clean
 
 demo: $(STAMP)
 	$(PYTHON) scripts/demo.py --out $(DEMO_FOLDER) $(if $(FAST),--fast)
@@ -27,6 +28,9 @@ check: $(STAMP)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+bench: $(STAMP)
+	$(PYTHON) scripts/benchmark.py --out docs/bench_cpu.json
 
 format: $(STAMP)
 	$(PYTHON) -m ruff format .

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from robomimic_vae_ext import gradient_flow
 from robomimic_vae_ext.errors import CheckpointError, OwnershipError
-from robomimic_vae_ext.lapo import contracts, losses, networks
+from robomimic_vae_ext.lapo import batches, contracts, losses, networks
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +193,10 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
             `goal_obs`: key to (B, ...) or None. Images still as the dataset has them.
         """
         if "discounts" not in batch:
-            batch = self._reduce_windows(batch)
+            config = self.algo_config
+            batch = batches.reduce_windows(
+                batch, list(self.obs_shapes), self.frame_stack, config.n_step, config.discount
+            )
         wanted = ("obs", "next_obs", "goal_obs", "actions", "rewards", "discounts")
         batch = tensor_utils.to_device({key: batch.get(key) for key in wanted}, self.device)
         # uint8 images stay as they are: robomimic's postprocessing scales them to [0, 1].
@@ -204,37 +207,6 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
                 type(None): lambda x: x,
             },
         )
-
-    def _reduce_windows(self, batch: dict[str, Any]) -> dict[str, Any]:
-        first, n = self.frame_stack - 1, self.algo_config.n_step
-        window = slice(first, first + n)
-        obs = {key: batch["obs"][key] for key in self.obs_shapes}
-        next_obs = {key: batch["next_obs"][key] for key in self.obs_shapes}
-        entries = [*obs.values(), *next_obs.values(), batch["actions"], batch["rewards"]]
-        # The window alone: with frame stacking, what precedes it may be the padding of a start.
-        padded = repeated_transitions([entry[:, window] for entry in entries])
-        n_step = losses.n_step_return(
-            batch["rewards"][:, window].float(),
-            batch["dones"][:, window].float(),
-            padded,
-            self.algo_config.discount,
-        )
-        rows = torch.arange(len(n_step.last))[:, None]
-        # SequenceDataset pads a stack of next observations with the first *next* observation; in
-        # rollouts the stack goes back to the observation before it, so it is put together so here.
-        earlier = n_step.last[:, None] + 1 + torch.arange(first)  # (B, F - 1)
-        newest = n_step.last[:, None] + first  # (B, 1)
-        return {
-            "obs": {key: value[:, : self.frame_stack] for key, value in obs.items()},
-            "next_obs": {
-                key: torch.cat([obs[key][rows, earlier], value[rows, newest]], dim=1)
-                for key, value in next_obs.items()
-            },
-            "goal_obs": batch.get("goal_obs"),
-            "actions": batch["actions"][:, first],
-            "rewards": n_step.rewards,
-            "discounts": n_step.discounts,
-        }
 
     # ---- one gradient step ----
 
@@ -506,30 +478,3 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
                 optimizer.load_state_dict(model_dict["optimizers"][name])
                 if self.lr_schedulers[name] is not None:
                     self.lr_schedulers[name].load_state_dict(model_dict["lr_schedulers"][name])
-
-
-def repeated_transitions(entries: list[Tensor]) -> Tensor:
-    """Find the entries of windows that repeat the one before in everything given.
-
-    SequenceDataset pads a window's tail by repeating the demonstration's last transition. A
-    recorded transition that repeats its predecessor to the last bit is treated the same; that only
-    shortens its n-step window, and the target stays correct.
-
-    Args:
-        entries: tensors (B, N, ...).
-
-    Returns:
-        (B, N) bool; the first column is false.
-    """
-    batch, length = entries[0].shape[:2]
-    repeated = torch.zeros(batch, length, dtype=torch.bool, device=entries[0].device)
-    repeated[:, 1:] = True
-    # Small entries first: images are compared only where everything else agrees.
-    for value in sorted(entries, key=lambda entry: entry[0].numel()):
-        rows, columns = repeated.nonzero(as_tuple=True)
-        if len(rows) == 0:
-            break
-        equal = value[rows, columns] == value[rows, columns - 1]  # (R, ...)
-        same = equal.reshape(len(rows), -1).all(dim=1)
-        repeated[rows[~same], columns[~same]] = False
-    return repeated

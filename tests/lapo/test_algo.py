@@ -14,7 +14,7 @@ from packaging.version import Version
 
 from robomimic_vae_ext import compat
 from robomimic_vae_ext.errors import CheckpointError, DatasetError
-from robomimic_vae_ext.lapo.algo import repeated_transitions
+from robomimic_vae_ext.lapo.batches import repeated_transitions
 from tests.conftest import data_entry
 
 

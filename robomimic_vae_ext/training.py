@@ -123,7 +123,11 @@ def read_config(path: str | None, algo: str | None) -> Any:
             config.update(values)
         config.lock()
     except RuntimeError as error:  # robomimic's own configs say it this way
-        raise ConfigError(f"{path}: {error}", "keys of the algorithm", "Correct it.") from error
+        raise ConfigError(
+            f"{path}: {error}",
+            f"the keys that config_factory('{values['algo_name']}') has",
+            "Correct the spelling of that key, or remove it.",
+        ) from error
     return config
 
 

@@ -1,10 +1,14 @@
 """Evaluate a checkpoint over fixed-seed episodes: success rate, interval, JSON, video."""
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
 import robomimic_vae_ext.errors as errors
+
+# robosuite's advice on its settings, in every process that is started.
+logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 def main() -> int:
@@ -16,7 +20,7 @@ def main() -> int:
     parser.add_argument("--video", type=Path, help="MP4 file for the first episodes")
     parser.add_argument("--video-episodes", type=int, default=5, help="episodes in the video")
     parser.add_argument("--json", type=Path, help="file for the result with every episode")
-    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--workers", type=int, default=1, help="episodes at the same time")
     parser.add_argument("--device", help="torch device (default: as the config says)")
     args = parser.parse_args()
     if min(args.n, args.workers, args.video_episodes) < 1 or (
@@ -34,6 +38,9 @@ def main() -> int:
     )  # fmt: skip
     if args.json is not None:
         write_json(result, args.json)
+        print(f"every episode: {args.json}")
+    if args.video is not None:
+        print(f"video: {args.video}")
     print(result.sentence())
     return 0
 

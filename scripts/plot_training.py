@@ -16,6 +16,8 @@ def main() -> int:
     labels = args.label or [run.resolve().parent.name for run in args.run]
     if len(labels) != len(args.run) or len(set(labels)) != len(labels):
         parser.error("--label needs one different name per run")
+    if args.out.suffix not in (".png", ".pdf", ".svg"):
+        parser.error("--out must end in .png, .pdf or .svg")
     from robomimic_vae_ext.study import metrics, plots
 
     runs = {label: metrics.read_run(run) for label, run in zip(labels, args.run, strict=True)}

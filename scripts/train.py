@@ -12,7 +12,8 @@ def main() -> int:
     from robomimic_vae_ext.training import train
 
     run_folder = train(sys.argv[1:])
-    print(f"checkpoints, logs and videos: {run_folder}")
+    saved = len(list(run_folder.glob("models/*.pth")))
+    print(f"{saved} checkpoints, logs and videos: {run_folder}")
     return 0
 
 

@@ -71,7 +71,7 @@ def test_our_wrapper_says_where_things_are(dataset: Path, tmp_path: Path) -> Non
         result = run(script, "--config", config, folder=tmp_path)
         assert result.returncode == 0, result.stderr
         last = result.stdout.splitlines()[-1]
-        assert last.startswith("checkpoints, logs and videos: ")
+        assert last.startswith("2 checkpoints, logs and videos: ")
         folder = Path(last.split(": ")[1])
         assert folder.is_relative_to(tmp_path / "relative_out" / "short")
         assert (folder / "models").is_dir()

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.data.episodes import CollectSettings, run_episode
 from robomimic_vae_ext.data.schema import write_dataset, write_episode
-from robomimic_vae_ext.errors import DatasetError, SimulationError
+from robomimic_vae_ext.errors import DatasetError, SimulationError, VaeExtError
 
 LOGGER: Final = logging.getLogger(__name__)
 
@@ -87,11 +87,16 @@ def collect(
     start, frames = time.perf_counter(), 0
     if missing:
         LOGGER.info("collecting %d of %d episodes", len(missing), settings.n)
-    with tqdm(total=settings.n, initial=settings.n - len(missing), unit="episode") as bar:
-        for length in _run_episodes(settings, partial, missing, workers):
-            frames += length
-            bar.update()
-            bar.set_postfix_str(f"{frames / (time.perf_counter() - start):.1f} frames/s")
+    try:
+        with tqdm(total=settings.n, initial=settings.n - len(missing), unit="episode") as bar:
+            for length in _run_episodes(settings, partial, missing, workers):
+                frames += length
+                bar.update()
+                bar.set_postfix_str(f"{frames / (time.perf_counter() - start):.1f} frames/s")
+    except VaeExtError:
+        if not any(_episode_path(partial, i).exists() for i in range(settings.n)):
+            shutil.rmtree(partial)  # a false start, which the corrected command need not resume
+        raise
     seconds = time.perf_counter() - start
     episodes = [_episode_path(partial, i) for i in range(settings.n)]
     summary = write_dataset(

@@ -41,6 +41,7 @@ class ConvertReport:
         added: names of the arrays that were missing in at least one demonstration.
         clipped: number of action values that were outside [-1, 1].
         dropped: number of transitions without a next observation that were left out.
+        versions: robosuite version of `env_args` before and after.
     """
 
     path: Path
@@ -48,13 +49,16 @@ class ConvertReport:
     added: tuple[str, ...]
     clipped: int
     dropped: int
+    versions: tuple[str, str]
 
     def describe(self) -> str:
         """Return what a person wants to read after a conversion."""
+        before, after = self.versions
+        env_args = f"from robosuite {before} to {after}" if before != after else "as they were"
         return (
             f"{self.path}: {self.demos} demonstrations, added {', '.join(self.added) or 'nothing'};"
             f" {self.clipped} action values clipped, {self.dropped} final transitions without a "
-            "next observation left out"
+            f"next observation left out; env_args {env_args}"
         )
 
 
@@ -94,6 +98,7 @@ def complete_dataset(
     ):
         demos = demo_names(old, source)
         env_args = read_env_args(old, source)
+        before = str(env_args.get("env_version"))
         if robosuite_version:
             env_args = convert_env_args(env_args, robosuite_version)
         copy_attributes(old["data"], new.create_group("data"))
@@ -109,7 +114,8 @@ def complete_dataset(
         new["data"].attrs["env_args"] = json.dumps(env_args, indent=4)
         if "mask" in old:
             old.copy("mask", new)
-    return ConvertReport(target, len(demos), tuple(sorted(added)), clipped, dropped)
+    versions = (before, str(env_args.get("env_version")))
+    return ConvertReport(target, len(demos), tuple(sorted(added)), clipped, dropped, versions)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ robosuite, so that a dataset whose `env_args` name one of them can be rolled out
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,18 @@ from typing import Any, Final
 from xml.etree import ElementTree
 
 import numpy as np
-import robosuite
+
+from robomimic_vae_ext.errors import DatasetError, SimulationError
+
+try:
+    import robosuite
+except (AttributeError, RuntimeError) as error:  # how PyOpenGL and mujoco say "no such library"
+    renderer = os.environ.get("MUJOCO_GL", "")
+    raise SimulationError(
+        f"robosuite cannot be imported with MUJOCO_GL={renderer!r} ({error})",
+        "a renderer that is installed",
+        "Set MUJOCO_GL=egl and install the system package libegl1.",
+    ) from error
 from robosuite.controllers import load_composite_controller_config
 from robosuite.environments.manipulation.lift import Lift
 from robosuite.environments.manipulation.pick_place import PickPlaceCan
@@ -25,7 +37,6 @@ from robomimic_vae_ext.data.rendering import (
     require_rendering,
     simplify_rendering,
 )
-from robomimic_vae_ext.errors import DatasetError, SimulationError
 
 # Name of the robosuite environment for every task and rendering.
 ENVIRONMENTS: Final = {
@@ -211,8 +222,9 @@ def build_env(env_args: dict[str, Any]) -> Any:
             raise
         # robosuite tries every sensor once; why this one failed, it only logs.
         raise SimulationError(
-            f"robosuite says: {str(error.__context__ or error).rstrip('.')}",
-            f"cameras of {env_args['env_name']} among {', '.join(kwargs['camera_names'])}",
+            f"{env_args['env_name']} lacks one of the cameras {', '.join(kwargs['camera_names'])} "
+            f"({str(error.__context__ or error).rstrip('.')})",
+            "cameras that the environment has",
             "Choose others with --cameras.",
         ) from error
     own_render_context(env)

@@ -113,7 +113,8 @@ def check_version(env_args: dict[str, Any], path: Path, strict: bool) -> None:
     error = DatasetError(
         f"{path} was made with robosuite {found}",
         f"the installed robosuite {installed}",
-        f"Convert its env_args with {_CONVERT}, or install robosuite=={found}.",
+        f"Convert its env_args with {_CONVERT} --robosuite installed, or install "
+        f"robosuite=={found}.",
     )
     if strict:
         raise error

@@ -70,8 +70,19 @@ def _audit(
         from robomimic_vae_ext.gradient_flow import robomimic_models
 
         config = robomimic_models.load_config(config_path, algo, dataset)
-        setup = robomimic_models.build(config, use_dataset=dataset is not None)
-        tape = robomimic_models.audit(setup, steps)
+        try:
+            setup = robomimic_models.build(config, use_dataset=dataset is not None)
+            tape = robomimic_models.audit(setup, steps)
+        except VaeExtError:
+            raise
+        except Exception as error:  # exit 1 would say that the contract is broken
+            reason = (str(error).splitlines() or [""])[0]
+            raise AuditError(
+                f"{config.algo_name} fails before it could be audited "
+                f"({type(error).__name__}: {reason})",
+                "a config that trains",
+                "Correct it; robomimic's own train.py with --debug fails at the same place.",
+            ) from error
     name = Path(config_path).stem if config_path and not algo else str(config.algo_name)
     return tape.report(setup.contract), setup.notes, name
 

@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 
 from robomimic_vae_ext import compat
+from robomimic_vae_ext.data import validate
 from robomimic_vae_ext.errors import AuditError
 from robomimic_vae_ext.gradient_flow.contract import Contract
 from robomimic_vae_ext.gradient_flow.tape import Tape, record
@@ -75,9 +76,13 @@ def load_config(path: str | Path | None, algo: str | None, dataset: str | None) 
     if path is not None:
         try:
             given = json.loads(Path(path).expanduser().read_text())
-        except (OSError, json.JSONDecodeError) as error:
+        except OSError as error:
             raise AuditError(
                 f"{path} cannot be read ({error})", "a robomimic config in JSON", "Check the path."
+            ) from error
+        except ValueError as error:
+            raise AuditError(
+                f"{path} is not JSON ({error})", "a robomimic config in JSON", "Correct the file."
             ) from error
     name = algo or given.get("algo_name")
     known = robomimic.algo.algo.REGISTERED_ALGO_FACTORY_FUNCS
@@ -206,8 +211,9 @@ def _obs_keys(config: Any) -> list[str]:
 
 def _shapes_from_dataset(config: Any) -> tuple[_Shapes, int]:
     path = Path(compat.dataset_paths(config)[0])
-    if not path.is_file():
-        raise AuditError(f"there is no dataset {path}", "an HDF5 file", "Check --dataset.")
+    validate.validate_dataset(
+        path, config.all_obs_keys, need_transitions=config.train.hdf5_load_next_obs
+    )
     arguments: dict[str, Any] = {"all_obs_keys": config.all_obs_keys}
     if "action_keys" in config.train:  # robomimic 0.5.0
         arguments |= {"dataset_config": config.train.data[0], "action_keys": ["actions"]}

@@ -6,6 +6,7 @@ Source: LAPO (arXiv 2203.08949) for the method; defaults that differ say so.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import robomimic.config.base_config as base_config
@@ -21,6 +22,13 @@ class LAPOConfig(base_config.BaseConfig):
     """Config that `config_factory("lapo")` returns. Unknown keys are refused at every level."""
 
     ALGO_NAME = "lapo"
+
+    def __init__(self, dict_to_load: dict[str, Any] | None = None) -> None:
+        super().__init__(dict_to_load)
+        if dict_to_load is not None:
+            # Configs inside checkpoints lack what was added since. New keys get defaults that
+            # change nothing for old ones.
+            _fill_in(self.algo, type(self)().algo)
 
     def train_config(self) -> None:
         """Set robomimic's training defaults where offline RL needs others."""
@@ -126,6 +134,14 @@ class LAPOConfig(base_config.BaseConfig):
         for source in (*args, kwargs):
             _refuse_unknown_keys(self, source, prefix="")
         super().update(*args, **kwargs)
+
+
+def _fill_in(section: Any, defaults: Mapping[str, Any]) -> None:
+    for key, value in defaults.items():
+        if key not in section:
+            section[key] = deepcopy(value)
+        elif isinstance(value, Mapping) and isinstance(section[key], Mapping):
+            _fill_in(section[key], value)
 
 
 def _refuse_unknown_keys(config: Any, source: Mapping[str, Any], prefix: str) -> None:

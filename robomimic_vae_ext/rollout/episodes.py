@@ -46,6 +46,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: missing file, damaged file, or not written by robomimic.
     """
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path} is a folder", "a checkpoint", "Pass one of the files in its folder `models`."
+        )
     if not path.is_file():
         raise CheckpointError(
             f"there is no file {path}",
@@ -55,10 +59,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = file_utils.load_dict_from_checkpoint(ckpt_path=str(path))
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+        # Not torch's own words: they advise to load the file without `weights_only`.
         raise CheckpointError(
-            f"{path} cannot be read ({type(error).__name__}: {reason})",
-            "a complete checkpoint written by robomimic",
+            f"{path} is not a readable checkpoint ({type(error).__name__})",
+            "a complete *.pth file written by robomimic",
             "Take another checkpoint of the run; this one may be half-written.",
         ) from error
     if not isinstance(checkpoint, dict):
@@ -106,7 +110,7 @@ class Runner:
         if film or checkpoint["shape_metadata"]["use_images"]:
             envs.require_rendering()
         target = (
-            torch.device(device)
+            usable_device(device)
             if device
             else torch_utils.get_torch_device(try_to_use_cuda=config.train.cuda)
         )
@@ -150,6 +154,24 @@ class Runner:
                 for _ in range(HOLD_FRAMES if last else 1):
                     on_frame(frame)
         return Episode(index, seed, success, step, total, time.perf_counter() - begin)
+
+
+def usable_device(name: str) -> torch.device:
+    """Return a torch device by name.
+
+    Raises:
+        CheckpointError: torch does not know it, or it is not in this machine.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise CheckpointError(
+            f"device '{name}' cannot be used ({str(error).splitlines()[0]})",
+            "a torch device of this machine, such as cpu or cuda",
+            "Choose another --device.",
+        ) from error
+    return device
 
 
 def base_env(env: Any) -> Any:

@@ -7,11 +7,11 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import robosuite
 import torch
 from tqdm import tqdm
 
@@ -52,7 +52,7 @@ class Evaluation:
             "mean_return": float(np.mean([e.total_reward for e in self.episodes])),
             "versions": {
                 "robomimic": str(compat.robomimic_version()),
-                "robosuite": robosuite.__version__,
+                "robosuite": metadata.version("robosuite"),
                 "torch": torch.__version__,
             },
             "episodes": [asdict(episode) for episode in self.episodes],

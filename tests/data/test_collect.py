@@ -204,3 +204,11 @@ def test_script_reports_bad_input_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: environment 'Door'")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.simulator
+def test_a_false_start_leaves_nothing(tmp_path: Path, make_settings: Any) -> None:
+    settings = make_settings(cameras=("nocam",), n=1)
+    with pytest.raises(SimulationError, match=r"lacks one of the cameras nocam .*agentview"):
+        collect(settings, tmp_path / "x.hdf5")
+    assert not list(tmp_path.iterdir())

@@ -171,7 +171,7 @@ def test_the_command_writes_json_and_says_broken(tmp_path: Path) -> None:
     [
         ({"config": "missing.json"}, "cannot be read"),
         ({"config": None, "algo": "sac"}, "the algorithm is 'sac'"),
-        ({"config": None, "algo": "bcq", "dataset": "missing.hdf5"}, "there is no dataset"),
+        ({"config": None, "algo": "bcq", "dataset": "missing.hdf5"}, "no file missing.hdf5"),
         ({"config": None, "algo": "bc", "steps": 0}, "--steps is 0"),
         ({"config": None, "algo": "bc", "figure_path": "/missing/x.png"}, "cannot be written"),
     ],
@@ -188,3 +188,19 @@ def test_a_config_that_robomimic_refuses(tmp_path: Path) -> None:
     path.write_text(json.dumps({"algo_name": "bc", "algo": {"no_such_key": 1}}))
     with pytest.raises(AuditError, match="refuses"):
         models.load_config(path, None, None)
+
+
+@pytest.mark.parametrize("kind", ["core that does not exist", "algorithm that cannot start"])
+def test_what_fails_before_the_audit_is_unusable_not_broken(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if kind == "core that does not exist":
+        path = tmp_path / "config.json"
+        encoder = {"encoder": {"rgb": {"core_class": "NatureCNCore"}}}
+        path.write_text(json.dumps({"algo_name": "lapo", "observation": CAMERA | encoder}))
+        status = command.run(str(path), out=io.StringIO())
+    else:
+        status = command.run(None, algo="gl", out=io.StringIO())
+    assert status == command.UNUSABLE
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and "expected" in last

@@ -148,3 +148,16 @@ def test_a_dumped_config_comes_back(make_config: Callable[..., Any]) -> None:
     again = config_factory("lapo", dic=json.loads(config.dump()))
     again.lock()
     assert again.dump() == config.dump()
+
+
+def test_configs_of_older_checkpoints_get_the_keys_they_lack(
+    make_config: Callable[..., Any],
+) -> None:
+    from robomimic.config import config_factory
+
+    older = json.loads(make_config().dump())
+    del older["algo"]["audit"], older["algo"]["actor"]["prior_weight"]
+    config = config_factory("lapo", dic=older)
+    config.lock()
+    assert config.algo.audit.every_n_steps == default_config().algo.audit.every_n_steps
+    assert config.algo.actor.prior_weight == 0.0

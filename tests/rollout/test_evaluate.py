@@ -39,9 +39,13 @@ def test_the_sentence_says_what_was_measured() -> None:
     assert "3/4 = 75%" in sentence and "95 % interval" in sentence and "seed 5" in sentence
 
 
-@pytest.mark.parametrize("kind", ["missing", "garbage", "truncated", "foreign"])
+@pytest.mark.parametrize("kind", ["missing", "folder", "garbage", "truncated", "foreign", "number"])
 def test_bad_checkpoints_are_one_sentence(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "model.pth"
+    if kind == "folder":
+        path.mkdir()
+    if kind == "number":
+        torch.save(3, path)
     if kind == "garbage":
         path.write_bytes(b"not a checkpoint")
     if kind == "truncated":
@@ -52,7 +56,15 @@ def test_bad_checkpoints_are_one_sentence(tmp_path: Path, kind: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         episodes.load_checkpoint(path)
     assert str(path) in str(caught.value)
+    assert "weights_only" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_device_that_is_not_there_is_one_sentence() -> None:
+    assert episodes.usable_device("cpu").type == "cpu"
+    for name in ("cuda:99", "gpu"):
+        with pytest.raises(CheckpointError, match=f"device '{name}' cannot be used"):
+            episodes.usable_device(name)
 
 
 def test_the_script_exits_with_2_and_one_line(tmp_path: Path) -> None:

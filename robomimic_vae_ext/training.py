@@ -76,6 +76,7 @@ def train(argv: list[str]) -> Path:
             obs_keys=config.all_obs_keys,
             filter_keys=[key for key in filter_keys if key],
             need_transitions=config.train.hdf5_load_next_obs,
+            rollouts=config.experiment.rollout.enabled,
         )
     with (
         _output_dir(config, args.debug) as folder,

@@ -148,6 +148,9 @@ def break_dataset(path: Path, kind: str) -> None:
             if kind == "camera":
                 for name in file["data"]:
                     del file[f"data/{name}/obs/agentview_image"]
+            if kind == "robosuite":
+                env_args = json.loads(file["data"].attrs["env_args"]) | {"env_version": "1.4.1"}
+                file["data"].attrs["env_args"] = json.dumps(env_args)
             if kind == "mask":
                 del file["mask/train"]
 
@@ -161,6 +164,7 @@ def break_dataset(path: Path, kind: str) -> None:
         ("nan", "demo_1"),
         ("camera", "camera 'agentview'"),
         ("mask", "train"),
+        ("robosuite", "made with robosuite 1.4.1"),
     ],
 )
 def test_bad_datasets_are_refused_before_anything_is_written(
@@ -169,7 +173,8 @@ def test_bad_datasets_are_refused_before_anything_is_written(
     path = tmp_path / "tiny.hdf5"
     write_dataset(path, lengths=(4, 5, 6))
     break_dataset(path, kind)
-    config = write_config(tmp_path / "c.json", path, tmp_path / "out", {})
+    rollouts = {"experiment": {"rollout": {"enabled": True}}}
+    config = write_config(tmp_path / "c.json", path, tmp_path / "out", rollouts)
     with pytest.raises(DatasetError) as caught:
         training.train(["--config", str(config)])
     assert message in str(caught.value)

@@ -55,6 +55,7 @@ def validate_dataset(
     filter_keys: Sequence[str] = (),
     need_transitions: bool = True,
     strict_version: bool = False,
+    rollouts: bool = False,
 ) -> DatasetInfo:
     """Check a dataset.
 
@@ -65,6 +66,7 @@ def validate_dataset(
         need_transitions: whether `next_obs`, `rewards` and `dones` must be there, as for any
             algorithm with a critic.
         strict_version: whether a dataset of another robosuite version is an error or a warning.
+        rollouts: whether the environment will be made from it, see `check_version`.
 
     Returns:
         What the dataset holds.
@@ -76,7 +78,7 @@ def validate_dataset(
     with open_dataset(path) as file:
         demos = demo_names(file, path)
         env_args = read_env_args(file, path)
-        check_version(env_args, path, strict_version)
+        check_version(env_args, path, strict_version, rollouts)
         first = file["data"][demos[0]]
         reference = _reference_shapes(first, demos[0], path, obs_keys)
         transitions = 0
@@ -92,16 +94,20 @@ def validate_dataset(
     return DatasetInfo(path, demos, transitions, reference, action_size, env_args, masks)
 
 
-def check_version(env_args: dict[str, Any], path: Path, strict: bool) -> None:
+def check_version(
+    env_args: dict[str, Any], path: Path, strict: bool, rollouts: bool = False
+) -> None:
     """Compare the dataset's robosuite with the installed one.
 
     Args:
         env_args: robomimic's environment metadata.
         path: of the dataset, for the message.
         strict: whether a difference is an error or a warning.
+        rollouts: whether the environment will be made: another minor version is an error then,
+            since controller configurations of 1.4 and 1.5 do not load in each other.
 
     Raises:
-        DatasetError: they differ and `strict` is set.
+        DatasetError: they differ and `strict` is set, or `rollouts` and the minor version differs.
     """
     found = env_args.get("env_version")
     try:
@@ -116,7 +122,7 @@ def check_version(env_args: dict[str, Any], path: Path, strict: bool) -> None:
         f"Convert its env_args with {_CONVERT} --robosuite installed, or install "
         f"robosuite=={found}.",
     )
-    if strict:
+    if strict or (rollouts and found.split(".")[:2] != installed.split(".")[:2]):
         raise error
     LOGGER.warning("%s", error)
 

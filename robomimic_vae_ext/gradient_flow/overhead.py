@@ -66,13 +66,39 @@ def measure(step: Callable[[], Any], modules: Any, optimizers: Any, rounds: int)
     return Overhead(*(statistics.median(times) for times in seconds))
 
 
+def side_by_side(step: Callable[[], Any], audit: PeriodicAudit, every: int, rounds: int) -> float:
+    """Time stretches of training with one audit in each against stretches without, in turn.
+
+    Args:
+        step: one training step.
+        audit: records the first step of every stretch.
+        every: steps in a stretch.
+        rounds: stretches of each kind.
+
+    Returns:
+        Median time with the audit over median time without.
+    """
+    times: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(rounds):
+        for audited in (True, False):
+            started = time.perf_counter()
+            for number in range(every):
+                with audit.step(number) if audited else contextlib.nullcontext():
+                    step()
+            times[audited].append(time.perf_counter() - started)
+    return statistics.median(times[True]) / statistics.median(times[False])
+
+
 def main() -> int:
     """Measure a robomimic config and print the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True, help="robomimic config in JSON")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of torch")
-    parser.add_argument("--every", type=int, default=250, help="steps between two audits")
+    parser.add_argument("--every", type=int, default=500, help="steps between two audits")
+    parser.add_argument(
+        "--side-by-side", action="store_true", help="also time whole stretches with and without"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     try:
@@ -97,6 +123,14 @@ def main() -> int:
     ):
         print(f"  {name:24} {1e3 * seconds:8.1f} ms  x{seconds / found.plain:.2f}")
     print(f"  audit every {args.every} steps: {found.periodic(args.every):+.2%} of training time")
+    if args.side_by_side:
+        ratio = side_by_side(
+            lambda: setup.model.train_on_batch(setup.batch, epoch=1),
+            PeriodicAudit(modules, optimizers, args.every),
+            args.every,
+            args.rounds,
+        )
+        print(f"  {args.rounds} x {args.every} steps with and without, in turn: {ratio - 1:+.2%}")
     return 0
 
 

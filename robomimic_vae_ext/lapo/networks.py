@@ -1,8 +1,8 @@
 """Networks of LAPO: heads on shared features, and encoder parts that robomimic lacks.
 
 The encoder itself is robomimic's ObservationGroupEncoder, so every modality, core and randomizer
-that robomimic knows works in it. `NatureCNNCore` and `SlicedCropRandomizer` are registered with
-robomimic by subclassing and can be named in any robomimic config.
+that robomimic knows works in it. `NatureCNNCore`, `MLPCore` and `SlicedCropRandomizer` are
+registered with robomimic by subclassing and can be named in any robomimic config.
 """
 
 from __future__ import annotations
@@ -63,6 +63,36 @@ class NatureCNNCore(obs_core.EncoderCore):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Encode images (B, C, H, W), in [0, 1], to (B, D)."""
+        return self.nets(inputs)
+
+
+class MLPCore(obs_core.EncoderCore):
+    """An MLP on one low-dimensional observation; robomimic passes such vectors on as they are.
+
+    With it an encoder of vectors alone has weights, so that who owns it matters, as for images.
+
+    Args:
+        input_shape: (N,).
+        layer_dims: hidden sizes.
+        feature_dimension: size of the output.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        layer_dims: Sequence[int] = (256,),
+        feature_dimension: int = 64,
+    ) -> None:
+        super().__init__(input_shape=input_shape)
+        self.feature_dimension = feature_dimension
+        self.nets = _mlp(input_shape[0], layer_dims, feature_dimension)
+
+    def output_shape(self, input_shape: Sequence[int] | None = None) -> list[int]:
+        """Shape of one feature vector, `[feature_dimension]`."""
+        return [self.feature_dimension]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Encode vectors (B, N) to (B, feature_dimension)."""
         return self.nets(inputs)
 
 

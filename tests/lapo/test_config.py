@@ -51,6 +51,7 @@ def test_every_config_loads_locked_and_builds(path: Path) -> None:
     }
     model = algo_factory("lapo", config, shapes, 7, torch.device("cpu"))
     model.set_eval()
+    assert model.owner == "frozen" or any(True for _ in model.obs_encoder.parameters())
     action = model.get_action({key: torch.rand(1, *shape) for key, shape in shapes.items()})
     assert action.shape == (1, 7)
     assert action.abs().max() <= 1
@@ -74,9 +75,10 @@ def test_configs_say_only_what_differs_from_the_defaults(path: Path) -> None:
     assert set(same(json.loads(path.read_text()), config)) <= spelled_out
 
 
-def test_fixed_and_unfixed_differ_in_the_owner_alone() -> None:
+@pytest.mark.parametrize("kind", ["", "_low_dim"])
+def test_fixed_and_unfixed_differ_in_the_owner_alone(kind: str) -> None:
     fixed, unfixed, joint = (
-        json.loads((REPOSITORY / "configs" / f"vae_{name}.json").read_text())
+        json.loads((REPOSITORY / "configs" / f"vae_{name}{kind}.json").read_text())
         for name in ("fixed", "unfixed", "joint")
     )
     for other, owner in ((unfixed, "vae"), (joint, "joint")):

@@ -48,6 +48,19 @@ def test_batch_norm_is_replaced_everywhere_and_keeps_its_affine_start() -> None:
     assert torch.equal(net[1][0].weight, weight)
 
 
+def test_the_mlp_core_gives_vectors_an_encoder_with_weights(
+    make_model: Callable[..., Any], make_batch: Callable[..., Any]
+) -> None:
+    low_dim = {
+        "modalities": {"obs": {"rgb": []}},
+        "encoder": {"low_dim": {"core_class": "MLPCore"}},
+    }
+    model = make_model({"observation": low_dim})
+    assert model.obs_encoder.output_dim == 2 * 64
+    info = model.log_info(model.train_on_batch(make_batch(model), epoch=1))
+    assert info["grad_norm/obs_encoder"] > 0
+
+
 RESNET = {
     "core_class": "VisualCore",
     "core_kwargs": {

@@ -127,7 +127,11 @@ class Runner:
             )
 
     def play(
-        self, index: int, seed: int, on_frame: Callable[[np.ndarray], None] | None = None
+        self,
+        index: int,
+        seed: int,
+        on_frame: Callable[[np.ndarray], None] | None = None,
+        on_step: Callable[[dict[str, np.ndarray], np.ndarray, float], None] | None = None,
     ) -> Episode:
         """Play one episode until success or the horizon.
 
@@ -135,6 +139,7 @@ class Runner:
             index: number of the episode.
             seed: sets the initial state, and the noise of policies that sample actions.
             on_frame: receives a picture (256, 256, 3) uint8 after every step.
+            on_step: receives observation, the action (A,) chosen there, and its reward.
         """
         begin = time.perf_counter()
         np.random.seed(seed)
@@ -144,7 +149,11 @@ class Runner:
         obs = self.env.reset()
         total, success, step = 0.0, False, 0
         while step < self.horizon and not success:
-            obs, reward, _, _ = self.env.step(self.policy(ob=obs))
+            action = self.policy(ob=obs)
+            next_obs, reward, _, _ = self.env.step(action)
+            if on_step is not None:
+                on_step(obs, action, float(reward))
+            obs = next_obs
             total += float(reward)
             step += 1
             success = bool(self.env.is_success()["task"])

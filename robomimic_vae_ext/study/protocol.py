@@ -1,0 +1,319 @@
+"""A study as a JSON file: tasks x arms x seeds, and what is measured in each.
+
+Paths in the file are relative to it. The file is read and checked here, and nothing is imported
+that a report would not need: neither torch nor a simulator.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+from robomimic_vae_ext.errors import ConfigError
+
+ACTION: Final = "Change it in the study's file."
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # tasks and arms become folders
+DATASETS_FOLDER: Final = "datasets"  # beside the folders of the tasks
+COLLECT_KEYS: Final = (
+    "env", "quality", "n", "cameras", "size", "seed", "horizon", "compress", "rendering",
+)  # fmt: skip
+# What the study itself sets in every training config: an arm that changed one of these would not
+# be comparable, or its results not be found.
+STUDY_KEYS: Final = (
+    "algo_name", "experiment.name", "experiment.validate", "experiment.epoch_every_n_steps",
+    "experiment.save", "experiment.rollout", "train.data", "train.output_dir", "train.num_epochs",
+    "train.seed", "train.batch_size", "train.cuda", "train.hdf5_filter_key",
+    "train.hdf5_validation_filter_key",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and with what every job trains.
+
+    Args:
+        steps: gradient steps; a multiple of `steps_per_checkpoint`.
+        steps_per_checkpoint: gradient steps between two measured checkpoints.
+        batch_size: transitions.
+        threads: torch threads of a job.
+    """
+
+    steps: int
+    steps_per_checkpoint: int
+    batch_size: int
+    threads: int = 1
+
+    @property
+    def checkpoints(self) -> int:
+        """Number of checkpoints."""
+        return self.steps // self.steps_per_checkpoint
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The rollouts of every job.
+
+    Args:
+        final_episodes: of the last checkpoint.
+        earlier_episodes: of each of the `earlier_checkpoints` before it.
+        earlier_checkpoints: how many.
+        seed: base seed of the episodes, the same for all jobs.
+    """
+
+    final_episodes: int
+    earlier_episodes: int
+    earlier_checkpoints: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """One dataset and the environment that it is from.
+
+    Args:
+        name: also of its folder.
+        horizon: steps after which an episode has failed.
+        dataset: an existing HDF5 file, or None.
+        collect: what to collect (`COLLECT_KEYS`), or None; exactly one of both is given.
+        training: values of `Training` that differ for this task.
+    """
+
+    name: str
+    horizon: int
+    dataset: Path | None
+    collect: Mapping[str, Any] | None
+    training: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training config.
+
+    Args:
+        name: also of its folder.
+        config: a robomimic config.
+        changes: nested overrides of that config (`set` in the file).
+        training: values of `Training` that differ for this arm; they go before the task's.
+    """
+
+    name: str
+    config: Path
+    changes: Mapping[str, Any]
+    training: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A study.
+
+    Args:
+        name: of the study.
+        path: the file that it was read from.
+        tasks: in the order of the file.
+        arms: in the order of the file.
+        seeds: of training.
+        training: for all jobs, unless a task or an arm says otherwise.
+        evaluation: for all jobs.
+        reference_arm: what the other arms are compared with.
+    """
+
+    name: str
+    path: Path
+    tasks: tuple[Task, ...]
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    training: Training
+    evaluation: Evaluation
+    reference_arm: str
+
+    def training_of(self, task: Task, arm: Arm) -> Training:
+        """Training of one arm on one task."""
+        return replace(self.training, **{**task.training, **arm.training})
+
+
+def read_protocol(path: Path) -> Protocol:
+    """Read a study's file.
+
+    Args:
+        path: JSON file.
+
+    Raises:
+        ConfigError: missing file, unknown or missing key, impossible value.
+    """
+    values = _section(
+        _read_json(path),
+        str(path),
+        required=("name", "tasks", "arms", "seeds", "training", "evaluation", "reference_arm"),
+    )
+    base, training = path.resolve().parent, values["training"]
+    study = Protocol(
+        name=_name(values["name"], "name"),
+        path=path,
+        tasks=tuple(_task(name, v, base) for name, v in _named(values["tasks"], "tasks")),
+        arms=tuple(_arm(name, v, base) for name, v in _named(values["arms"], "arms")),
+        seeds=_seeds(values["seeds"]),
+        training=Training(**_training(training, "training", required=_names(Training)[:3])),
+        evaluation=_evaluation(values["evaluation"]),
+        reference_arm=values["reference_arm"],
+    )
+    names = [arm.name for arm in study.arms]
+    if study.reference_arm not in names:
+        raise ConfigError(f"reference_arm is {study.reference_arm!r}", f"one of {names}", ACTION)
+    for task in study.tasks:
+        for arm in study.arms:
+            _check_lengths(study, task, arm)
+    return study
+
+
+def _check_lengths(study: Protocol, task: Task, arm: Arm) -> None:
+    """Refuse a training whose checkpoints do not fit its length."""
+    training, where = study.training_of(task, arm), f"training of {task.name}/{arm.name}"
+    if training.steps % training.steps_per_checkpoint:
+        raise ConfigError(
+            f"{where}: {training.steps} steps with a checkpoint every "
+            f"{training.steps_per_checkpoint}",
+            "steps to be a multiple of steps_per_checkpoint",
+            ACTION,
+        )
+    if study.evaluation.earlier_checkpoints >= training.checkpoints:
+        raise ConfigError(
+            f"{where} makes {training.checkpoints} checkpoints",
+            "more than evaluation.earlier_checkpoints "
+            f"({study.evaluation.earlier_checkpoints}), since the last one is counted apart",
+            ACTION,
+        )
+
+
+def _task(name: str, value: Any, base: Path) -> Task:
+    where = f"tasks.{name}"
+    value = _section(value, where, ("horizon",), ("dataset", "collect", "training"))
+    if name == DATASETS_FOLDER:
+        raise ConfigError(f"a task named '{name}'", "another name: the folder is taken", ACTION)
+    if ("dataset" in value) == ("collect" in value):
+        raise ConfigError(f"{where} has the keys {sorted(value)}", "dataset or collect", ACTION)
+    collect = value.get("collect")
+    if collect is not None:
+        collect = _section(collect, f"{where}.collect", ("env", "n"), COLLECT_KEYS)
+    dataset = value.get("dataset")
+    return Task(
+        name=name,
+        horizon=_whole(value["horizon"], f"{where}.horizon", 1),
+        dataset=_file(dataset, f"{where}.dataset", base) if collect is None else None,
+        collect=collect,
+        training=_training(value.get("training", {}), f"{where}.training"),
+    )
+
+
+def _arm(name: str, value: Any, base: Path) -> Arm:
+    where = f"arms.{name}"
+    value = _section(value, where, ("config",), ("set", "training"))
+    changes = value.get("set", {})
+    if not isinstance(changes, dict):
+        raise ConfigError(f"{where}.set is {changes!r}", "a section of the config", ACTION)
+    for key in STUDY_KEYS:
+        if _has(changes, key):
+            raise ConfigError(
+                f"{where}.set changes {key}",
+                "only keys that the study does not set itself",
+                "Remove it; lengths and batch size stand in `training`.",
+            )
+    return Arm(
+        name=name,
+        config=_file(value["config"], f"{where}.config", base),
+        changes=changes,
+        training=_training(value.get("training", {}), f"{where}.training"),
+    )
+
+
+def _training(value: Any, where: str, required: tuple[str, ...] = ()) -> dict[str, int]:
+    value = _section(value, where, required, _names(Training))
+    return {key: _whole(number, f"{where}.{key}", 1) for key, number in value.items()}
+
+
+def _evaluation(value: Any) -> Evaluation:
+    value = _section(value, "evaluation", required=_names(Evaluation))
+    least = {"final_episodes": 1, "earlier_episodes": 1, "earlier_checkpoints": 0, "seed": 0}
+    return Evaluation(**{k: _whole(v, f"evaluation.{k}", least[k]) for k, v in value.items()})
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not value or len(set(map(str, value))) != len(value):
+        raise ConfigError(f"seeds is {value!r}", "a list of different whole numbers", ACTION)
+    return tuple(_whole(seed, "seeds", 0) for seed in value)
+
+
+def _read_json(path: Path) -> Any:
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path}", "a study in JSON", "Check --study.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} is not JSON ({error})", "a study in JSON", "Correct the file."
+        ) from error
+
+
+def _section(
+    value: Any, where: str, required: Collection[str], optional: Collection[str] = ()
+) -> dict[str, Any]:
+    """Check the keys of a section."""
+    known = sorted({*required, *optional})
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where} is {value!r}", f"a section with the keys {known}", ACTION)
+    unknown, missing = sorted(set(value) - set(known)), sorted(set(required) - set(value))
+    if unknown:
+        raise ConfigError(
+            f"{where} has the unknown key '{unknown[0]}'", f"only {known}", "Correct its spelling."
+        )
+    if missing:
+        raise ConfigError(f"{where} lacks '{missing[0]}'", f"the keys {known}", "Add it.")
+    return value
+
+
+def _named(value: Any, where: str) -> list[tuple[str, Any]]:
+    if not isinstance(value, dict) or not value:
+        raise ConfigError(f"{where} is {value!r}", "at least one named entry", ACTION)
+    return [(_name(name, where), entry) for name, entry in value.items()]
+
+
+def _name(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not NAME.fullmatch(value):
+        raise ConfigError(
+            f"{where} holds the name {value!r}",
+            "letters, digits, '_', '-' and '.', since it becomes the name of a folder",
+            ACTION,
+        )
+    return value
+
+
+def _whole(value: Any, where: str, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{where} is {value!r}", f"a whole number from {least}", ACTION)
+    return value
+
+
+def _file(value: Any, where: str, base: Path) -> Path:
+    if not isinstance(value, str):
+        raise ConfigError(f"{where} is {value!r}", "the path of a file", ACTION)
+    path = base / Path(value).expanduser()
+    if not path.is_file():
+        raise ConfigError(
+            f"{where}: there is no file {path}", "a path relative to the study's file", ACTION
+        )
+    return path
+
+
+def _has(values: Mapping[str, Any], key: str) -> bool:
+    """Whether nested mappings hold a dotted key."""
+    head, _, rest = key.partition(".")
+    if head not in values or not rest:
+        return head in values
+    return isinstance(values[head], Mapping) and _has(values[head], rest)
+
+
+def _names(section: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(section))

@@ -1,0 +1,57 @@
+"""Compare two robomimic runs, or run a whole study: tasks x arms x seeds.
+
+python scripts/compare.py RUN_A RUN_B --out figures
+python scripts/compare.py --study configs/study/smoke.json --out runs/study_smoke
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import robomimic_vae_ext.errors as errors
+
+# robosuite's advice on its settings, once in every process; spawned workers run this line too.
+logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="two run folders")
+    flags.add_argument("--out", type=Path, help="folder for results (default: runs/NAME)")
+    flags.add_argument("--study", type=Path, help="JSON file of a study")
+    flags.add_argument("--report", action="store_true", help="only write the study's results")
+    flags.add_argument("--docs", type=Path, help="folder of results.md (default: OUT/docs)")
+    flags.add_argument("--jobs", type=int, help="at the same time (default: what fits)")
+    flags.add_argument("--gpus", help="such as 0,1, or none (default: all that torch finds)")
+    flags.add_argument("--per-gpu", type=int, help="jobs on each GPU")
+    flags.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help="on a Ray cluster")
+    flags.add_argument("--minutes", type=float, help="start no job after so many minutes")
+    flags.add_argument("--only-task", nargs="+", default=[])
+    flags.add_argument("--only-arm", nargs="+", default=[])
+    flags.add_argument("--only-seed", nargs="+", type=int, default=[])
+    return flags
+
+
+def main() -> int:
+    args = parser().parse_args()
+    if (args.study is None) == (not args.runs) or len(args.runs) not in (0, 2):
+        parser().error("give two run folders, or --study")
+    if args.study is None:
+        from robomimic_vae_ext.study import two_runs
+
+        print(two_runs.compare_runs(*args.runs, args.out or Path("runs/comparison")))
+        return 0
+    from robomimic_vae_ext.study import runner
+
+    return runner.main(args)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except errors.VaeExtError as error:
+        print(f"compare.py: {error}", file=sys.stderr)
+        sys.exit(2)

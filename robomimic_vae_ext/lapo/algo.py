@@ -198,7 +198,14 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
                 batch, list(self.obs_shapes), self.frame_stack, config.n_step, config.discount
             )
         wanted = ("obs", "next_obs", "goal_obs", "actions", "rewards", "discounts")
-        batch = tensor_utils.to_device({key: batch.get(key) for key in wanted}, self.device)
+        # Only page-locked memory can be copied while the CPU goes on.
+        batch = tensor_utils.recursive_dict_list_tuple_apply(
+            {key: batch.get(key) for key in wanted},
+            {
+                torch.Tensor: lambda x: x.to(self.device, non_blocking=x.is_pinned()),
+                type(None): lambda x: x,
+            },
+        )
         # uint8 images stay as they are: robomimic's postprocessing scales them to [0, 1].
         return tensor_utils.recursive_dict_list_tuple_apply(
             batch,

@@ -16,6 +16,7 @@ from robomimic_vae_ext.errors import ConfigError
 OWNERS = ("critic", "vae", "joint", "frozen")
 NORMS = ("group_norm", "batch_norm", "frozen_batch_norm")
 ROLLOUT_LATENTS = ("actor", "zero")
+STORAGES = ("memory", "disk", "auto")
 
 
 class LAPOConfig(base_config.BaseConfig):
@@ -114,7 +115,12 @@ class LAPOConfig(base_config.BaseConfig):
         # Images once in memory as uint8, obs and next_obs sharing storage, whole-batch indexing.
         # false: robomimic's SequenceDataset; the same batches, slower.
         algo.replay.enabled = True
-        algo.replay.max_gib = 16.0  # refuse datasets that would need more memory [GiB]
+        # Where pictures are. memory: refuse datasets that need more than max_gib [GiB]. disk: in a
+        # memory-mapped file, written once (uncompressed) and shared by all runs on this machine.
+        # auto: memory if they fit, else disk.
+        algo.replay.storage = "memory"
+        algo.replay.max_gib = 16.0
+        algo.replay.folder = None  # of these files; None: beside the dataset
 
     def lock(self) -> None:
         """Lock, after checking values; stock `train.py` calls this before it builds anything.
@@ -214,6 +220,7 @@ CHOICES = {
     "algo.encoder.owner": OWNERS,
     "algo.encoder.norm": NORMS,
     "algo.actor.rollout_latent": ROLLOUT_LATENTS,
+    "algo.replay.storage": STORAGES,
     "train.goal_mode": (None, "last"),
 }
 
@@ -265,6 +272,10 @@ def check_values(config: Any) -> None:
         "algo.n_step",
         algo.n_step,
         f"a whole number from 1 to train.seq_length ({train.seq_length})",
+    )
+    folder = algo.replay.folder
+    _require(
+        folder is None or isinstance(folder, str), "algo.replay.folder", folder, "null or a folder"
     )
     bounds = algo.critic.value_bounds
     pair = isinstance(bounds, list | tuple) and len(bounds) == 2 and all(map(_is_number, bounds))

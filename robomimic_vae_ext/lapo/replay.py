@@ -1,4 +1,4 @@
-"""In-memory replay that serves stock `train.py`: n-step transitions by whole-batch indexing.
+"""Replay that serves stock `train.py`: n-step transitions by whole-batch indexing.
 
 robomimic's SequenceDataset cuts one window per sample in Python and copies n observations and n
 next observations out of it; an n-step target needs the first and the last.
@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from robomimic_vae_ext import compat
+from robomimic_vae_ext.data import reading
 from robomimic_vae_ext.errors import ConfigError, DatasetError
-from robomimic_vae_ext.lapo import losses
+from robomimic_vae_ext.lapo import frames as frame_storage
+from robomimic_vae_ext.lapo import losses, prefetch
+from robomimic_vae_ext.lapo.frames import GIB, FrameKind, Frames, Layout
 
 logger = logging.getLogger(__name__)
-
-GIB = 2.0**30
 
 
 class ReadyBatch(dict):
@@ -36,49 +39,98 @@ def _pass_through(batch: list[ReadyBatch], *, collate_fn_map: Any = None) -> dic
 default_collate_fn_map[ReadyBatch] = _pass_through
 
 
+@dataclass(frozen=True)
+class Storage:
+    """Where frames are kept; see `algo.replay` in the config.
+
+    Args:
+        kind: "memory", "disk" or "auto".
+        max_gib: most memory for frames [GiB].
+        folder: of the files on disk; None: beside the dataset.
+    """
+
+    kind: str
+    max_gib: float
+    folder: str | None
+
+    def load(self, sequences: Any) -> tuple[dict[str, Frames], Layout]:
+        """Load all observation keys.
+
+        Args:
+            sequences: robomimic's SequenceDataset.
+
+        Returns:
+            Key to frames, and which demonstrations they hold.
+
+        Raises:
+            TooLargeError: more memory needed than allowed.
+            DatasetError: no space on disk, or frames that do not fit each other.
+        """
+        file, names = sequences.hdf5_file, sequences.demos
+        kinds = [FrameKind.of(file, names[0], key) for key in sequences.obs_keys]
+        if self.kind != "disk":
+            layout = Layout.of(file, names)
+            try:
+                return frame_storage.load_in_memory(file, kinds, layout, self.max_gib), layout
+            except frame_storage.TooLargeError as error:
+                if self.kind == "memory":
+                    raise
+                logger.warning("%s; its pictures stay on disk", error.found)
+        return self._on_disk(file, kinds)
+
+    def _on_disk(self, file: Any, kinds: list[FrameKind]) -> tuple[dict[str, Frames], Layout]:
+        # Not at the top: it locks files, which not every system can that needs no such files.
+        from robomimic_vae_ext.lapo import frames_on_disk
+
+        layout = Layout.of(file, reading.demo_names(file, Path(file.filename)))
+        pictures = [kind for kind in kinds if kind.is_picture]
+        others = [kind for kind in kinds if not kind.is_picture]
+        found = frames_on_disk.open_or_write(file, pictures, layout, self.folder)
+        found |= frame_storage.load_in_memory(file, others, layout, self.max_gib)
+        return {kind.key: found[kind.key] for kind in kinds}, layout
+
+
 class ReplayDataset(Dataset):
-    """All transitions of a dataset in memory, each frame once.
+    """All transitions of a dataset, each frame once.
 
     Args:
         sequences: robomimic's SequenceDataset of the same data, without cache; it keeps the demo
             list, masks and normalisation statistics.
         n_step: transitions per target.
         discount: gamma per step.
-        max_gib: refuse to use more memory than this [GiB].
+        storage: where pictures are and how much memory they may use.
+        pin: whether batches go to a GPU, and so into page-locked memory.
 
     Raises:
-        DatasetError: the frames need more memory than `max_gib`.
+        TooLargeError: the frames need more memory than allowed.
+        DatasetError: they cannot be written to disk, or do not fit each other.
     """
 
-    def __init__(self, sequences: Any, n_step: int, discount: float, max_gib: float) -> None:
+    def __init__(
+        self, sequences: Any, n_step: int, discount: float, storage: Storage, pin: bool = False
+    ) -> None:
         self.sequences = sequences
-        self._max_gib = max_gib
-        self._extra = 0  # bytes of next observations that need storage of their own
-        self._refuse_if_too_large()
-        self._lay_out()
+        self.pin = pin
+        self.frames, layout = storage.load(sequences)
+        self._lay_out(layout)
         self._load_steps(n_step, discount)
-        self.frames: dict[str, torch.Tensor] = {}
-        self.next_frames: dict[str, torch.Tensor] = {}
-        for key in sequences.obs_keys:
-            self._load_frames(key)
+        self._prefetcher = prefetch.Prefetcher()
         sequences.close_and_delete_hdf5_handle()
 
-    def _demo(self, name: str) -> Any:
-        return self.sequences.hdf5_file[f"data/{name}"]
-
-    def _lay_out(self) -> None:
-        """Give every demo T + 1 rows of frame storage: T observations and the final one."""
-        lengths = [int(self._demo(name).attrs["num_samples"]) for name in self.sequences.demos]
-        self.starts = np.concatenate([[0], np.cumsum([t + 1 for t in lengths])])
-        row = [start + np.arange(t) for start, t in zip(self.starts[:-1], lengths, strict=True)]
+    def _lay_out(self, layout: Layout) -> None:
+        """Find the rows of every transition; the layout may hold more demonstrations than we do."""
+        place = {name: index for index, name in enumerate(layout.names)}
+        demos = [place[name] for name in self.sequences.demos]
+        starts, lengths = layout.starts[demos], [layout.lengths[demo] for demo in demos]
+        row = [start + np.arange(t) for start, t in zip(starts, lengths, strict=True)]
         self.rows = torch.from_numpy(np.concatenate(row))  # (N,) frame row of each transition
-        self.first_rows = torch.from_numpy(np.repeat(self.starts[:-1], lengths))  # (N,)
-        self.last_rows = torch.from_numpy(np.repeat(self.starts[1:] - 1, lengths))  # (N,)
+        self.first_rows = torch.from_numpy(np.repeat(starts, lengths))  # (N,)
+        self.last_rows = torch.from_numpy(np.repeat(starts + lengths, lengths))  # (N,)
 
     def _load_steps(self, n_step: int, discount: float) -> None:
-        names = self.sequences.demos
+        demos = [self.sequences.hdf5_file[f"data/{name}"] for name in self.sequences.demos]
         columns = {
-            key: [np.asarray(self._demo(name)[key], dtype=np.float32) for name in names]
+            key: [np.asarray(demo[key], dtype=np.float32) for demo in demos]
             for key in ("actions", "rewards", "dones")
         }
         self.actions = torch.from_numpy(np.concatenate(columns["actions"]))  # (N, A)
@@ -95,47 +147,6 @@ class ReplayDataset(Dataset):
         )
         self.next_rows = self.rows + last + 1  # (N,) frame row of the bootstrap observation
 
-    def _load_frames(self, key: str) -> None:
-        """Read one observation key; obs and next_obs share storage where the file allows it.
-
-        Row t of a demo holds observation t, and the last row the final next observation. Where
-        observations and next observations were recorded apart, row t + 1 of a second array holds
-        next observation t; its first rows are never read.
-        """
-        names = self.sequences.demos
-        first = self._demo(names[0])[f"obs/{key}"]
-        frames = np.empty((self.starts[-1], *first.shape[1:]), dtype=first.dtype)
-        separate = None
-        for name, start in zip(names, self.starts[:-1], strict=True):
-            obs = self._demo(name)[f"obs/{key}"][()]
-            next_obs = self._demo(name)[f"next_obs/{key}"][()]
-            length = len(obs)
-            frames[start : start + length] = obs
-            frames[start + length] = next_obs[-1]
-            if separate is None and not np.array_equal(obs[1:], next_obs[:-1]):
-                # Recorded apart (noise, latency): keep both, as the file does.
-                self._refuse_if_too_large(extra=frames.nbytes)
-                separate = frames.copy()
-            if separate is not None:
-                separate[start + 1 : start + 1 + length] = next_obs
-        self.frames[key] = torch.from_numpy(frames)
-        self.next_frames[key] = self.frames[key] if separate is None else torch.from_numpy(separate)
-
-    def _refuse_if_too_large(self, extra: int = 0) -> None:
-        self._extra += extra
-        total = self._extra
-        for name in self.sequences.demos:
-            for key in self.sequences.obs_keys:
-                data = self._demo(name)[f"obs/{key}"]
-                total += int(np.prod(data.shape)) * data.dtype.itemsize
-        logger.info("in-memory replay: %.2f GiB of observations", total / GIB)
-        if total > self._max_gib * GIB:
-            raise DatasetError(
-                f"{self.sequences.hdf5_path} holds {total / GIB:.1f} GiB of observations",
-                f"at most algo.replay.max_gib = {self._max_gib} GiB",
-                'Raise max_gib, or set "algo": {"replay": {"enabled": false}} to read from disk.',
-            )
-
     def __len__(self) -> int:
         """Number of transitions."""
         return len(self.rows)
@@ -149,7 +160,7 @@ class ReplayDataset(Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[ReadyBatch]:
         """A whole batch at once; torch's DataLoader calls this where it exists."""
-        return [ReadyBatch(self.gather(torch.as_tensor(indices)))]
+        return [ReadyBatch(self._prefetcher.take(torch.as_tensor(indices), self.gather))]
 
     def gather(self, index: torch.Tensor) -> dict[str, Any]:
         """Collect transitions.
@@ -161,32 +172,31 @@ class ReplayDataset(Dataset):
             `obs`, `next_obs`: key to (B, F, ...) as stored; `actions` (B, A); `rewards`,
             `discounts` (B,); `goal_obs` if the config asks for it.
         """
+        # A worker process has no GPU context, and its batches travel through other memory.
+        pin = self.pin and get_worker_info() is None
         stack = torch.arange(self.sequences.n_frame_stack - 1, -1, -1)  # F - 1, ..., 0 steps back
         first = self.first_rows[index][:, None]
         rows = (self.rows[index][:, None] - stack).clamp(min=first)  # (B, F)
         next_rows = (self.next_rows[index][:, None] - stack).clamp(min=first)
         batch: dict[str, Any] = {
-            "obs": {key: frames[rows] for key, frames in self.frames.items()},
-            "next_obs": {key: self._next(key, next_rows) for key in self.frames},
-            "actions": self.actions[index],
-            "rewards": self.rewards[index],
-            "discounts": self.discounts[index],
+            "obs": {key: frames.take(rows, pin) for key, frames in self.frames.items()},
+            "next_obs": {
+                key: frames.take_next(next_rows, pin) for key, frames in self.frames.items()
+            },
         }
+        for name in ("actions", "rewards", "discounts"):
+            values = getattr(self, name)[index]
+            batch[name] = values.pin_memory() if pin else values
         if self.sequences.goal_mode == "last":
-            last = self.last_rows[index]
-            batch["goal_obs"] = {key: frames[last] for key, frames in self.next_frames.items()}
+            last = self.last_rows[index][:, None]
+            batch["goal_obs"] = {
+                key: frames.take_next(last, pin)[:, 0] for key, frames in self.frames.items()
+            }
         return batch
 
-    def _next(self, key: str, rows: torch.Tensor) -> torch.Tensor:
-        """Stack of the observations before, and the newest as next observation: (B, F, ...)."""
-        newest = self.next_frames[key][rows[:, -1:]]
-        if rows.shape[1] == 1:
-            return newest
-        return torch.cat([self.frames[key][rows[:, :-1]], newest], dim=1)
-
-    def get_dataset_sampler(self) -> None:
-        """None: uniform sampling, as robomimic's datasets."""
-        return self.sequences.get_dataset_sampler()
+    def get_dataset_sampler(self) -> prefetch.AnnouncingSampler:
+        """Uniform sampling as DataLoader's `shuffle`, announced to the prefetcher."""
+        return prefetch.AnnouncingSampler(self, self._prefetcher)
 
     def get_obs_normalization_stats(self) -> Any:
         """Mean and std per key, as robomimic's datasets."""
@@ -198,11 +208,16 @@ class ReplayDataset(Dataset):
 
     def __repr__(self) -> str:
         """Summary for the training log."""
-        apart = [key for key in self.frames if self.frames[key] is not self.next_frames[key]]
-        stored = [*self.frames.values(), *(self.next_frames[key] for key in apart)]
-        size = sum(frames.nbytes for frames in stored) / GIB
+        apart = [key for key, frames in self.frames.items() if frames.offset]
         note = f"next_obs stored apart: {apart}" if apart else "obs and next_obs share storage"
-        return f"ReplayDataset: {len(self)} transitions, {size:.2f} GiB ({note}) of\n" + repr(
+        sizes = {True: 0, False: 0}
+        for frames in self.frames.values():
+            sizes[frames.path is not None] += frames.array.nbytes
+        where = f"{sizes[False] / GIB:.2f} GiB in memory"
+        if sizes[True]:
+            folders = {str(f.path.parent) for f in self.frames.values() if f.path is not None}
+            where += f", {sizes[True] / GIB:.2f} GiB of pictures in {folders.pop()}"
+        return f"ReplayDataset: {len(self):,} transitions, {where} ({note}) of\n" + repr(
             self.sequences
         )
 
@@ -226,7 +241,8 @@ def replay_from_config(
         uncached.train.hdf5_cache_mode = None
     sequences = stock(uncached, obs_keys, *args, **kwargs)
     algo = config.algo
-    replay = ReplayDataset(sequences, algo.n_step, algo.discount, algo.replay.max_gib)
+    storage = Storage(algo.replay.storage, algo.replay.max_gib, algo.replay.folder)
+    replay = ReplayDataset(sequences, algo.n_step, algo.discount, storage, goes_to_gpu(config))
     if len(replay) < config.train.batch_size:
         # Stock train.py drops the last incomplete batch, and dies of a StopIteration without text.
         raise DatasetError(
@@ -236,6 +252,11 @@ def replay_from_config(
             "Lower train.batch_size, or collect more.",
         )
     return replay
+
+
+def goes_to_gpu(config: Any) -> bool:
+    """Whether stock train.py will train on a GPU, by the rule it uses itself."""
+    return bool(config.train.cuda) and torch.cuda.is_available()
 
 
 def _refuse_what_it_cannot_serve(config: Any) -> None:
@@ -253,6 +274,6 @@ def _refuse_what_it_cannot_serve(config: Any) -> None:
         if asked:
             raise ConfigError(
                 f"the config asks for {what}",
-                "what the in-memory replay can serve",
+                "what the replay can serve",
                 'Set "algo": {"replay": {"enabled": false}}.',
             )

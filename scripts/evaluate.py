@@ -22,6 +22,12 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file for the result with every episode")
     parser.add_argument("--workers", type=int, default=1, help="episodes at the same time")
     parser.add_argument("--device", help="torch device (default: as the config says)")
+    parser.add_argument(
+        "--policy", choices=("worker", "one"), help="one policy for every worker, or one for all "
+        "(default: one for all on a GPU, where it can be); the outcomes are the same",
+    )  # fmt: skip
+    parser.add_argument("--start-timeout", type=float, default=120, help="of a worker [s]")
+    parser.add_argument("--step-timeout", type=float, default=60, help="of a worker [s]")
     args = parser.parse_args()
     if min(args.n, args.workers, args.video_episodes) < 1 or (
         args.horizon is not None and args.horizon < 1
@@ -31,10 +37,12 @@ def main() -> int:
         parser.error("--seed must not be negative")
     # Only now: --help needs neither torch nor a simulator.
     from robomimic_vae_ext.rollout.evaluate import evaluate, write_json
+    from robomimic_vae_ext.rollout.workers import Patience
 
     result = evaluate(
         args.agent, args.n, args.seed, args.horizon, args.video, args.video_episodes,
-        args.workers, args.device,
+        args.workers, args.device, args.policy and args.policy == "one",
+        Patience(args.start_timeout, args.step_timeout),
     )  # fmt: skip
     if args.json is not None:
         write_json(result, args.json)

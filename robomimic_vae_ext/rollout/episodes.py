@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import pickle
 import time
 from collections.abc import Callable
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 import robomimic.utils.file_utils as file_utils
 import robomimic.utils.torch_utils as torch_utils
+import robomimic.utils.train_utils as train_utils
 import torch
 
 from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.errors import CheckpointError
+from robomimic_vae_ext.rollout import batching
 
 VIDEO_SIZE = 256  # height and width of a video frame [pixel]
 HOLD_FRAMES = 10  # the last frame stays for half a second, so that the end of an episode shows
@@ -33,6 +36,21 @@ class Episode:
     length: int  # environment steps
     total_reward: float
     seconds: float  # wall time, informative only
+
+
+@dataclass(frozen=True)
+class TrainingEpisode:
+    """How stock training plays an episode.
+
+    Args:
+        terminate_on_success: whether it ends there.
+        video: file for the episode's pictures; None for no pictures.
+        video_skip: every how many steps a picture is taken.
+    """
+
+    terminate_on_success: bool = False
+    video: Path | None = None
+    video_skip: int = 5
 
 
 def episode_seed(seed: int, index: int) -> int:
@@ -85,6 +103,9 @@ class Runner:
         horizon: steps after which an episode has failed; None takes the config's.
         device: torch device name; None takes the GPU if the checkpoint's config asks for one.
         film: whether `play` will be asked for pictures.
+        make_policy: given the config, sets up robomimic's observation modalities and returns a
+            policy that acts instead of the checkpoint's.
+        env: environment of an earlier runner for a checkpoint of the same run.
 
     Raises:
         CheckpointError: the policy needs goals, or another simulator than robosuite.
@@ -97,6 +118,8 @@ class Runner:
         horizon: int | None = None,
         device: str | None = None,
         film: bool = False,
+        make_policy: Callable[[Any], Any] | None = None,
+        env: Any = None,
     ) -> None:
         kind = checkpoint["env_metadata"]["type"]
         if kind != envs.ROBOMIMIC_ENV_TYPE:
@@ -109,16 +132,14 @@ class Runner:
         self.horizon = horizon or config.experiment.rollout.horizon
         if film or checkpoint["shape_metadata"]["use_images"]:
             envs.require_rendering()
-        target = (
-            usable_device(device)
-            if device
-            else torch_utils.get_torch_device(try_to_use_cuda=config.train.cuda)
-        )
         with contextlib.redirect_stdout(io.StringIO()), envs.quiet_robosuite():
-            self.policy, _ = file_utils.policy_from_checkpoint(ckpt_dict=checkpoint, device=target)
-            self.env, _ = file_utils.env_from_checkpoint(
-                ckpt_dict=checkpoint, render_offscreen=film
-            )
+            # Before the environment, which reads the observation modalities set up on the way.
+            self.policy = make_policy(config) if make_policy else load_policy(checkpoint, device)
+            self.env = env
+            if env is None:
+                self.env, _ = file_utils.env_from_checkpoint(
+                    ckpt_dict=checkpoint, render_offscreen=film
+                )
         if config.use_goals:
             raise CheckpointError(
                 "the policy is goal-conditioned",
@@ -142,9 +163,7 @@ class Runner:
             on_step: receives observation, the action (A,) chosen there, and its reward.
         """
         begin = time.perf_counter()
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        envs.reseed(base_env(self.env), seed)
+        self._reseed(seed)
         self.policy.start_episode()
         obs = self.env.reset()
         total, success, step = 0.0, False, 0
@@ -163,6 +182,61 @@ class Runner:
                 for _ in range(HOLD_FRAMES if last else 1):
                     on_frame(frame)
         return Episode(index, seed, success, step, total, time.perf_counter() - begin)
+
+    def play_in_training(self, seed: int, episode: TrainingEpisode) -> dict[str, float]:
+        """Play one episode by robomimic's own `run_rollout`, with a seed.
+
+        Args:
+            seed: as in `play`.
+            episode: how.
+
+        Returns:
+            What `run_rollout` returns (`Return`, `Horizon`, `Success_Rate`, ...) and `time` [s].
+        """
+        import imageio
+
+        begin = time.time()
+        self._reseed(seed)
+        with contextlib.ExitStack() as stack:
+            writer = None
+            if episode.video is not None:
+                writer = stack.enter_context(imageio.get_writer(episode.video, fps=20))
+            results: dict[str, float] = train_utils.run_rollout(
+                policy=self.policy,
+                env=self.env,
+                horizon=self.horizon,
+                video_writer=writer,
+                video_skip=episode.video_skip,
+                terminate_on_success=episode.terminate_on_success,
+            )
+        return results | {"time": time.time() - begin}
+
+    def _reseed(self, seed: int) -> None:
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        envs.reseed(base_env(self.env), seed)
+
+
+def load_policy(checkpoint: dict[str, Any], device: str | None) -> Any:
+    """Return a checkpoint's policy, the same in every process that is to play its episodes.
+
+    Args:
+        checkpoint: from `load_checkpoint`.
+        device: torch device name; None takes the GPU if the checkpoint's config asks for one.
+    """
+    target = policy_device(checkpoint, device)
+    with contextlib.redirect_stdout(io.StringIO()):
+        policy, _ = file_utils.policy_from_checkpoint(ckpt_dict=checkpoint, device=target)
+    return batching.policy_in_parent(policy, wanted=None) or policy
+
+
+def policy_device(checkpoint: dict[str, Any], device: str | None) -> torch.device:
+    """Return the device by its name, or else the one that the checkpoint's config asks for."""
+    if device:
+        return usable_device(device)
+    config = json.loads(checkpoint["config"])
+    target: torch.device = torch_utils.get_torch_device(try_to_use_cuda=config["train"]["cuda"])
+    return target
 
 
 def usable_device(name: str) -> torch.device:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from robomimic_vae_ext import compat
-from robomimic_vae_ext.rollout import episodes, workers
+from robomimic_vae_ext.rollout import batching, episodes, serving, workers
 
 VIDEO_FPS = 20  # = control frequency of our datasets: videos run in real time
 
@@ -93,6 +93,8 @@ def evaluate(
     video_episodes: int = 5,
     num_workers: int = 1,
     device: str | None = None,
+    one_policy: bool | None = None,
+    patience: workers.Patience | None = None,
 ) -> Evaluation:
     """Play `n` seeded episodes. The same seed gives the same outcomes, with any `num_workers`.
 
@@ -107,10 +109,12 @@ def evaluate(
         video_episodes: how many episodes the video shows.
         num_workers: processes.
         device: torch device name.
+        one_policy: whether one policy acts for all workers, see `batching.policy_in_parent`.
+        patience: with silent workers.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
-        SimulationError: no renderer, or a worker died.
+        SimulationError: no renderer, or an episode whose workers died or hung again and again.
     """
     episodes.use_one_thread()
     checkpoint = episodes.load_checkpoint(agent)
@@ -125,11 +129,9 @@ def evaluate(
     if num_workers == 1 and runner is not None:
         parts.append(runner.play(i, episodes.episode_seed(seed, i)) for i in rest)
     elif rest:
-        parts.append(
-            workers.play_in_processes(
-                agent, rest, seed, num_workers, horizon=horizon, device=device
-            )
-        )
+        pool = workers.Pool(min(num_workers, len(rest)), patience)
+        setup = serving.Setup(agent, horizon, device)
+        parts.append(_in_workers(pool, setup, checkpoint, one_policy, seed, rest))
     played = []
     with tqdm(total=n, desc="episodes", unit="episode") as bar:
         for part in parts:
@@ -146,6 +148,29 @@ def evaluate(
         horizon=horizon or config["experiment"]["rollout"]["horizon"],
         episodes=tuple(played),
     )
+
+
+def _in_workers(
+    pool: workers.Pool,
+    setup: serving.Setup,
+    checkpoint: dict[str, Any],
+    one_policy: bool | None,
+    seed: int,
+    indices: list[int],
+) -> Iterator[episodes.Episode]:
+    """Play episodes in worker processes."""
+    target = episodes.policy_device(checkpoint, setup.device)
+    act = None
+    if one_policy or (one_policy is None and target.type != "cpu"):
+        policy = batching.policy_in_parent(
+            episodes.load_policy(checkpoint, str(target)), one_policy
+        )
+        act = policy and policy.act
+    setup = replace(setup, ask=act is not None)
+    tasks = [serving.Task(index, episodes.episode_seed(seed, index)) for index in indices]
+    with pool:
+        for done in pool.play(setup, tasks, act):
+            yield done.outcome
 
 
 def _film(runner: episodes.Runner, count: int, seed: int, path: Path) -> Iterator[episodes.Episode]:

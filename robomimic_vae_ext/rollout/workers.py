@@ -1,61 +1,241 @@
-"""Episodes spread over processes, with the same outcomes for any number of them."""
+"""Worker processes that play episodes, are watched, and are replaced when they die or hang."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
-from typing import Any
+import queue
+import signal
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Final
+
+import numpy as np
 
 from robomimic_vae_ext.errors import SimulationError
-from robomimic_vae_ext.rollout import episodes
+from robomimic_vae_ext.rollout import serving
 
-_runner: episodes.Runner | None = None  # one per worker process
+LOGGER: Final = logging.getLogger(__name__)
+ATTEMPTS: Final = 3  # times that an episode may fail before all is given up
 
+# spawn: EGL contexts and torch's threads do not survive a fork.
+_CONTEXT: Final = multiprocessing.get_context("spawn")
+_TICK: Final = 1.0  # longest wait that counts at once [s]: a stopped parent hangs, not its workers
 
-def _start_worker(path: str, horizon: int | None, device: str | None) -> None:
-    global _runner
-    episodes.use_one_thread()
-    _runner = episodes.Runner(episodes.load_checkpoint(Path(path)), horizon, device)
-
-
-def _play(index: int, seed: int) -> episodes.Episode:
-    assert _runner is not None
-    return _runner.play(index, episodes.episode_seed(seed, index))
+Act = Callable[[Sequence[dict[str, np.ndarray]]], list[np.ndarray]]
 
 
-def play_in_processes(
-    path: Path, indices: list[int], seed: int, workers: int, **settings: Any
-) -> Iterator[episodes.Episode]:
-    """Play episodes in worker processes, yielding each as it ends (in any order).
+@dataclass(frozen=True)
+class Patience:
+    """How long a silent worker is waited for.
 
     Args:
-        path: checkpoint; every worker loads it and makes its own environment.
-        indices: numbers of the episodes.
-        seed: base seed; every episode's own follows from it and its number.
-        workers: processes.
-        settings: `horizon` and `device` of `episodes.Runner`.
-
-    Raises:
-        SimulationError: a worker died.
+        start: from the order to the first step of an episode, imports and simulator included [s].
+        step: from one step to the next [s].
     """
-    arguments = (str(path), settings.get("horizon"), settings.get("device"))
-    # spawn: EGL contexts and torch's threads do not survive a fork.
-    with ProcessPoolExecutor(
-        max_workers=workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=arguments,
-    ) as pool:
-        futures = [pool.submit(_play, index, seed) for index in indices]
+
+    start: float = 120.0
+    step: float = 60.0
+
+
+class _Worker:
+    """A process, its pipe, and a thread that reads from it.
+
+    The thread is there because a worker may stop in the middle of a message.
+
+    Args:
+        inbox: where messages go, each with its worker; None is the end of the process.
+    """
+
+    def __init__(self, inbox: queue.SimpleQueue[tuple[_Worker, Any]]) -> None:
+        self.task: serving.Task | None = None
+        self.deadline = 0.0
+        self.connection: Connection
+        self.connection, theirs = _CONTEXT.Pipe()
+        self.process = _CONTEXT.Process(target=serving.serve, args=(theirs,), daemon=True)
+        # Ctrl-C goes to the whole process group and is the parent's business: workers are born
+        # with SIGINT blocked. The tracker first, since its own start unblocks it.
+        resource_tracker.ensure_running()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        theirs.close()
+        self._inbox = inbox
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                self._inbox.put((self, self.connection.recv()))
+        self._inbox.put((self, None))
+
+    def send(self, message: Any) -> None:
+        """Send; that the process is dead will be heard from the reader."""
+        with suppress(OSError):
+            self.connection.send(message)
+
+    def kill(self) -> None:
+        """End the process, stopped or not, and wait until it is gone."""
+        self.process.kill()
+        self.process.join()
+        self._reader.join()
+        self.connection.close()
+
+
+class Pool:
+    """Worker processes, started when first needed and kept until the end of the `with` block.
+
+    Args:
+        count: of workers.
+        patience: with silent workers.
+    """
+
+    def __init__(self, count: int, patience: Patience | None = None) -> None:
+        self.count = count
+        self.patience = patience or Patience()
+        self._workers: list[_Worker] = []
+        self._inbox: queue.SimpleQueue[tuple[_Worker, Any]] = queue.SimpleQueue()
+        self._clock = 0.0  # [s] spent waiting: what the parent does itself is no worker's fault
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in list(self._workers):
+            self._remove(worker)
+
+    @property
+    def process_ids(self) -> list[int]:
+        """Process numbers of the workers."""
+        return [worker.process.pid for worker in self._workers if worker.process.pid is not None]
+
+    def play(
+        self, setup: serving.Setup, tasks: Sequence[serving.Task], act: Act | None = None
+    ) -> Iterator[serving.Done]:
+        """Play episodes, yielding each as it ends, in any order.
+
+        Args:
+            setup: what the workers build.
+            tasks: the episodes.
+            act: actions for the observations of all workers that wait; for `setup.ask`.
+
+        Raises:
+            SimulationError: an episode has failed `ATTEMPTS` times.
+            VaeExtError: a worker met one that no repetition would mend.
+        """
+        waiting = deque(tasks)
+        failures: Counter[int] = Counter()
+        try:
+            while waiting or self._busy():
+                self._assign(setup, waiting)
+                questions = []
+                for worker, message in self._listen():
+                    if worker not in self._workers:  # removed by an earlier message
+                        continue
+                    worker.deadline = self._clock + self.patience.step
+                    if isinstance(message, serving.Done):
+                        worker.task = None
+                        yield message
+                    elif isinstance(message, serving.Question):
+                        questions.append((worker, message.obs))
+                    elif isinstance(message, serving.Failed):
+                        if message.error is not None:
+                            raise message.error
+                        self._repeat(worker, f"raised {message.reason}", waiting, failures)
+                    elif message is None:
+                        worker.process.join()
+                        code = worker.process.exitcode
+                        self._repeat(worker, f"died with exit code {code}", waiting, failures)
+                self._answer(questions, act)
+                for worker in self._busy():
+                    if worker.deadline < self._clock:
+                        self._repeat(worker, "gave no sign of life", waiting, failures)
+        finally:
+            for worker in self._busy():  # interrupted in the middle of episodes
+                self._remove(worker)
+
+    def _busy(self) -> list[_Worker]:
+        return [worker for worker in self._workers if worker.task is not None]
+
+    def _assign(self, setup: serving.Setup, waiting: deque[serving.Task]) -> None:
+        """Give every idle worker an episode, starting workers where some are missing."""
+        idle = [worker for worker in self._workers if worker.task is None]
+        while waiting and (idle or len(self._workers) < self.count):
+            if not idle:
+                self._workers.append(_Worker(self._inbox))
+                idle.append(self._workers[-1])
+            worker = idle.pop(0)
+            worker.task = waiting.popleft()
+            worker.deadline = self._clock + self.patience.start
+            worker.send((setup, worker.task))
+
+    def _listen(self) -> list[tuple[_Worker, Any]]:
+        """Wait for messages; return all that are there."""
+        begin = time.monotonic()
+        messages = []
+        with suppress(queue.Empty):
+            messages.append(self._inbox.get(timeout=_TICK))
+            while True:
+                messages.append(self._inbox.get_nowait())
+        self._clock += min(time.monotonic() - begin, _TICK)
+        return messages
+
+    @staticmethod
+    def _answer(questions: list[tuple[_Worker, dict[str, np.ndarray]]], act: Act | None) -> None:
+        if not questions:
+            return
+        assert act is not None
+        actions = act([obs for _, obs in questions])
+        for (worker, _), action in zip(questions, actions, strict=True):
+            worker.send(action)
+
+    def _repeat(
+        self,
+        worker: _Worker,
+        what: str,
+        waiting: deque[serving.Task],
+        failures: Counter[int],
+    ) -> None:
+        """Remove a worker and put its episode first in the queue.
+
+        Raises:
+            SimulationError: the episode has failed too often.
+        """
+        task, pid = worker.task, worker.process.pid
+        self._remove(worker)
+        if task is None:  # it died between two episodes; another one will take its place
+            return
+        failures[task.index] += 1
+        if failures[task.index] >= ATTEMPTS:
             raise SimulationError(
-                "a rollout process died",
-                "all of them to finish their episodes",
-                "Its own message stands above; with little memory, try --workers 1.",
-            ) from error
+                f"episode {task.index} failed {ATTEMPTS} times; at last its process {what}",
+                "it to be played to its end",
+                "What the process wrote stands above; try fewer workers, or longer timeouts.",
+            )
+        LOGGER.warning(
+            "rollout process %d %s; episode %d begins again in a new one", pid, what, task.index
+        )
+        waiting.appendleft(task)
+
+    def _remove(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        worker.kill()

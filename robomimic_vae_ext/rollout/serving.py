@@ -1,0 +1,189 @@
+"""What a worker process does: it plays one episode after the other and tells of every step.
+
+Its policy is its own, or is the parent's, which it asks over the pipe.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import robomimic.algo.algo as algo_module
+import robomimic.utils.obs_utils as obs_utils
+
+from robomimic_vae_ext.errors import VaeExtError
+from robomimic_vae_ext.rollout import episodes
+
+BEAT: Final = 0.5  # a worker with its own policy says at most this often that it lives [s]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker builds.
+
+    Args:
+        checkpoint: file with the policy and the environment's metadata.
+        horizon: steps of an episode; None takes the config's.
+        device: of the worker's own policy; None takes the config's.
+        film: whether episodes will be filmed.
+        ask: whether the parent's policy acts.
+    """
+
+    checkpoint: Path
+    horizon: int | None = None
+    device: str | None = None
+    film: bool = False
+    ask: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """One episode.
+
+    Args:
+        index: number of the episode.
+        seed: of its initial state and of its policy's noise.
+        training: None plays it as `Runner.play`, else as stock training does.
+    """
+
+    index: int
+    seed: int
+    training: episodes.TrainingEpisode | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """Asks for an action."""
+
+    obs: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Alive:
+    """Says that steps are being made."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """The outcome of an episode, and its number."""
+
+    index: int
+    outcome: Any
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An exception: ours as it is, for somebody else's the text."""
+
+    error: VaeExtError | None
+    reason: str
+
+
+class AskingPolicy(algo_module.RolloutPolicy):
+    """Stands in for the parent's policy.
+
+    Args:
+        connection: to the parent.
+        keys: observations that the policy reads.
+    """
+
+    def __init__(self, connection: Connection, keys: list[str]) -> None:
+        super().__init__(None)
+        self.connection = connection
+        self.keys = keys
+
+    def start_episode(self) -> None:
+        """Do nothing: the parent's policy knows no episodes."""
+
+    def __call__(self, ob: dict[str, np.ndarray], goal: Any = None, **_: Any) -> np.ndarray:
+        """Return the parent's action (A,)."""
+        self.connection.send(Question({key: ob[key] for key in self.keys}))
+        action: np.ndarray = self.connection.recv()
+        return action
+
+
+class ReportingPolicy(algo_module.RolloutPolicy):
+    """A policy of the worker's own that lets the parent know of its steps.
+
+    Args:
+        connection: to the parent.
+        inner: the policy.
+    """
+
+    def __init__(self, connection: Connection, inner: Any) -> None:
+        super().__init__(inner.policy)
+        self.connection = connection
+        self.inner = inner
+        self._said = 0.0
+
+    def start_episode(self) -> None:
+        """Start the policy's episode; its first step will be reported."""
+        self.inner.start_episode()
+        self._said = 0.0
+
+    def __call__(self, ob: dict[str, np.ndarray], goal: Any = None, **_: Any) -> np.ndarray:
+        """Return the policy's action (A,)."""
+        now = time.monotonic()
+        if now - self._said > BEAT:
+            self.connection.send(Alive())
+            self._said = now
+        action: np.ndarray = self.inner(ob=ob, goal=goal)
+        return action
+
+
+def serve(connection: Connection) -> None:
+    """Play what the parent asks for until it is gone; the entry point of a worker process.
+
+    Args:
+        connection: to the parent; brings pairs of `Setup` and `Task`, takes the messages above.
+    """
+    episodes.use_one_thread()
+    setup: Setup | None = None
+    runner: episodes.Runner | None = None
+    # The parent has ended, perhaps by SIGKILL: so does the worker.
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            wanted, task = connection.recv()
+            try:
+                if runner is None or wanted != setup:
+                    runner = _build(wanted, connection, runner)
+                    setup = wanted
+                outcome = _play(runner, task)
+            except (BrokenPipeError, ConnectionResetError):
+                raise
+            except VaeExtError as error:
+                connection.send(Failed(error, str(error)))
+                return
+            except Exception as error:
+                traceback.print_exc()
+                connection.send(Failed(None, f"{type(error).__name__}: {error}"))
+                return
+            connection.send(Done(task.index, outcome))
+
+
+def _build(setup: Setup, connection: Connection, old: episodes.Runner | None) -> episodes.Runner:
+    """Make policy and environment; another checkpoint of the same run keeps the environment."""
+
+    def ask(config: Any) -> AskingPolicy:
+        obs_utils.initialize_obs_utils_with_config(config)
+        return AskingPolicy(connection, list(config.all_obs_keys))
+
+    runner = episodes.Runner(
+        episodes.load_checkpoint(setup.checkpoint), setup.horizon, setup.device, setup.film,
+        make_policy=ask if setup.ask else None, env=old and old.env,
+    )  # fmt: skip
+    if not setup.ask:
+        runner.policy = ReportingPolicy(connection, runner.policy)
+    return runner
+
+
+def _play(runner: episodes.Runner, task: Task) -> Any:
+    if task.training is None:
+        return runner.play(task.index, task.seed)
+    return runner.play_in_training(task.seed, task.training)

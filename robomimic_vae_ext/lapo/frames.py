@@ -198,7 +198,8 @@ def read_key(write: Callable[[bool], Frames]) -> Frames:
     try:
         return write(False)
     except RecordedApart:
-        return write(True)
+        pass  # and let go of the first attempt, which the exception still holds here
+    return write(True)
 
 
 def load_in_memory(
@@ -224,10 +225,9 @@ def load_in_memory(
 
         def read(kind: FrameKind, apart: bool) -> Frames:
             if apart:
-                # The first block is counted already; nothing of this key is in memory yet.
                 held = sum(frames.array.nbytes for frames in loaded.values())
-                size = 2 * layout.rows * kind.nbytes
-                _refuse_if_too_large(file, held + size, size, max_gib)
+                bar.n, bar.total = held, bar.total + layout.rows * kind.nbytes
+                _refuse_if_too_large(file, bar.total, bar.total - held, max_gib)
             array = np.empty(((1 + apart) * layout.rows, *kind.shape), dtype=kind.dtype)
             row = 0
             for block in read_blocks(file, kind, layout, apart):

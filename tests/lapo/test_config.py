@@ -120,6 +120,8 @@ def test_fixed_and_unfixed_differ_in_the_owner_alone(kind: str) -> None:
         ({"algo": {"vae": {"layer_dims": 256}}}, "algo.vae.layer_dims is 256"),
         ({"algo": {"encoder": {"trunk_dim": 1.5}}}, "algo.encoder.trunk_dim is 1.5"),
         ({"algo": {"replay": {"max_gib": "a"}}}, "algo.replay.max_gib is 'a'"),
+        ({"algo": {"replay": {"storage": "tape"}}}, "algo.replay.storage is 'tape'"),
+        ({"algo": {"replay": {"folder": 3}}}, "algo.replay.folder is 3"),
         (
             {"algo": {"optim_params": {"critic": {"learning_rate": {"initial": -1}}}}},
             "critic.learning_rate.initial is -1",

@@ -41,7 +41,10 @@ SIMULATORS = {"robosuite", "mujoco", "robomimic"}
     [
         ([PACKAGE / "lapo/losses.py"], SIMULATORS | {"h5py", "matplotlib", "numpy"}),
         (files("data"), {"torch", "robomimic", "matplotlib"}),
-        ([PACKAGE / "study/plots.py"], {"torch", "robomimic", "robosuite"}),
+        (
+            [PACKAGE / "study" / f"{name}.py" for name in ("plots", "study_plots")],
+            {"torch", "robomimic", "robosuite"},
+        ),
         (files("lapo"), {"robosuite", "mujoco", "matplotlib"}),
         ([PACKAGE / "__init__.py", PACKAGE / "_startup.py"], SIMULATORS | {"torch", "h5py"}),
     ],

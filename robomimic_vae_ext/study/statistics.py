@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -128,6 +129,7 @@ def _outcomes(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
+@lru_cache
 def _draws(seeds: int) -> np.ndarray:
     """Which seeds every resample holds: (RESAMPLES, S); the same for every call."""
     return np.random.default_rng(0).integers(seeds, size=(RESAMPLES, seeds))
@@ -135,9 +137,15 @@ def _draws(seeds: int) -> np.ndarray:
 
 def _two_levels(x: np.ndarray) -> np.ndarray:
     """Means (RESAMPLES,) of (S, E) under draws of seeds and episodes, the same for every call."""
+    of_seeds, of_episodes = _weights(*x.shape)
+    return ((of_seeds @ x) * of_episodes).sum(axis=1)
+
+
+@lru_cache
+def _weights(*sizes: int) -> list[np.ndarray]:
+    """How often every resample holds each seed and each episode, as shares: (RESAMPLES, n)."""
     rng = np.random.default_rng(0)
-    weights = [rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n for n in x.shape]
-    return ((weights[0] @ x) * weights[1]).sum(axis=1)
+    return [rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n for n in sizes]
 
 
 def _median(x: np.ndarray) -> np.ndarray:

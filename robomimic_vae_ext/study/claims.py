@@ -1,0 +1,107 @@
+"""The card's three claims against what a study measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from robomimic_vae_ext.study import markdown
+from robomimic_vae_ext.study.statistics import Estimate
+from robomimic_vae_ext.study.summary import Summary
+
+#: How the last column is decided; it stands above every table of claims.
+RULE: Final = (
+    "The modest end of each claimed range is what counts: at least 3 times, at most 0.375 times, "
+    "at least 1.5 times. A claim holds (yes) if the whole interval is on the claimed side of that "
+    "bound, fails (no) if none of it is, and is open otherwise, also where there is no interval."
+)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something that is said of an arm, compared with the reference.
+
+    Args:
+        text: as the table shows it.
+        measure: of results.csv.
+        bound: modest end of the claimed range.
+        at_least: whether more is better.
+    """
+
+    text: str
+    measure: str
+    bound: float
+    at_least: bool
+
+    def estimate(self, summary: Summary, task: str, arm: str) -> Estimate | None:
+        """What was measured of it: steps compared by seed, everything else as ratio of means."""
+        if self.measure == "speed_up":
+            return summary.estimate(task, arm, self.measure)
+        return summary.ratio(task, arm, summary.reference, self.measure)
+
+    def holds(self, estimate: Estimate | None) -> str:
+        """`yes`, `no` or `open`, by `RULE`."""
+        if estimate is None or estimate.low is None or estimate.high is None:
+            return "open"
+        if self.at_least:
+            inside, outside = estimate.low >= self.bound, estimate.high < self.bound
+        else:
+            inside, outside = estimate.high <= self.bound, estimate.low > self.bound
+        return "yes" if inside else "no" if outside else "open"
+
+
+#: "Q error 0.8 -> 0.2-0.3" is 0.25 to 0.375 of what it was.
+CLAIMS: Final = (
+    Claim("3 to 5 times fewer steps to the same held-out Q error", "speed_up", 3.0, True),
+    Claim("0.25 to 0.375 times the Q error on held-out data", "critic_error_final", 0.375, False),
+    Claim("0.25 to 0.375 times the Q error in rollouts", "value_error", 0.375, False),
+    Claim("1.5 to 2 times the success", "success_final", 1.5, True),
+)
+
+
+def table(summary: Summary) -> str:
+    """Claim, measured, interval, verdict, task by task."""
+    head = ("task", "claim", "measured", "95 % interval", "seeds", "holds?")
+    return markdown.table(head, _rows(summary), words=2)
+
+
+def _rows(summary: Summary) -> Iterator[tuple[str, ...]]:
+    for task in summary.tasks:
+        for claim in CLAIMS:
+            arm = summary.fix
+            found = claim.estimate(summary, task, arm) if arm else None
+            speed = claim.measure == "speed_up"
+            yield (
+                f"`{task}`",
+                claim.text,
+                speed_text(found) if speed else _times(found),
+                speed_interval(found) if speed else markdown.interval(found),
+                str(found.seeds) if found else "0",
+                claim.holds(found) if found else "not measured",
+            )
+
+
+def _times(estimate: Estimate | None) -> str:
+    text = markdown.number(estimate.value if estimate else None)
+    return text if text == markdown.NOTHING else f"{text} times"
+
+
+def speed_text(estimate: Estimate | None) -> str:
+    """Times fewer steps; a median of 0 comes of runs that never got there."""
+    if estimate is None:
+        return markdown.NOTHING
+    return _reached(estimate.value) + (" times" if estimate.value else "")
+
+
+def speed_interval(estimate: Estimate | None) -> str:
+    """Interval of a speed-up in the same words."""
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return markdown.NOTHING
+    if estimate.high == 0:
+        return _reached(0)
+    return f"{_reached(estimate.low)} to {_reached(estimate.high)}"
+
+
+def _reached(speed_up: float) -> str:
+    return markdown.number(speed_up) if speed_up else "not reached"

@@ -1,0 +1,253 @@
+"""What one job of a study found, and the measures that tables and figures take from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robomimic_vae_ext.errors import DatasetError
+from robomimic_vae_ext.study import statistics
+
+LAST = 3  # checkpoints whose success is averaged in `success_last3`
+PAIRS = 200  # pairs of Q and return kept of a job, for figures
+DIGITS = 4  # significant digits of what figures and tables are made from
+
+#: Columns of results.csv after task, arm and seed.
+MEASURES = (
+    "algo", "steps", "critic_error_final", "critic_error_best", "steps_to_reference", "speed_up",
+    "auc_final", "correlation_final", "value_error", "q_start", "return_start", "success_final",
+    "success_last3", "success_max", "episodes_final", "failures_final", "length_final",
+    "action_error", "seconds_train", "seconds_measure", "seconds_rollouts",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Point:
+    """One checkpoint on held-out data; None where the algorithm has no Q, or one class is missing.
+
+    Args:
+        step: gradient steps.
+        critic_error: mean of (Q(s, a) - discounted return of the demonstration)^2.
+        auc: area under the ROC curve of Q for the demonstration's success, in [0, 1].
+        correlation: of Q and return.
+    """
+
+    step: int
+    critic_error: float | None
+    auc: float | None
+    correlation: float | None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The episodes of one checkpoint, in the order of their numbers.
+
+    Args:
+        step: gradient steps.
+        success: one character an episode, 0 or 1.
+        failures: episodes in which the task could no longer succeed; None if it cannot be told.
+        mean_length: [steps].
+        value_error: mean of (Q(s, a) - discounted return received)^2 over all steps.
+        q_start: mean Q at the first step.
+        return_start: mean discounted return from the first step.
+    """
+
+    step: int
+    success: str
+    failures: int | None
+    mean_length: float | None
+    value_error: float | None
+    q_start: float | None
+    return_start: float | None
+
+    @property
+    def outcomes(self) -> np.ndarray:
+        """Success of every episode (E,), 0.0 or 1.0."""
+        return np.array([float(c) for c in self.success])
+
+    @property
+    def rate(self) -> float:
+        """Success rate."""
+        return float(self.outcomes.mean())
+
+
+@dataclass(frozen=True)
+class Record:
+    """One job: a task, an arm, a seed.
+
+    Args:
+        task, arm, seed: of the job.
+        algo: robomimic's name of the algorithm.
+        steps: gradient steps of the whole training.
+        curve: checkpoints in order.
+        rollouts: checkpoints with episodes, in order; the last is the final policy.
+        action_error: held-out error of the CVAE's actions, where there is a CVAE that logs it.
+        q, returns: Q(s, a) of the final policy and the discounted return it received, (N,) each.
+        seconds: wall time of the stages `train`, `measure`, `rollouts`.
+        versions: of the software that ran it.
+        commit: of the repository that ran it.
+    """
+
+    task: str
+    arm: str
+    seed: int
+    algo: str
+    steps: int
+    curve: tuple[Point, ...]
+    rollouts: tuple[Rollout, ...]
+    action_error: float | None
+    q: tuple[float, ...]
+    returns: tuple[float, ...]
+    seconds: Mapping[str, float]
+    versions: Mapping[str, str]
+    commit: str | None
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Task, arm and seed."""
+        return self.task, self.arm, self.seed
+
+    @property
+    def errors(self) -> tuple[list[int], list[float]]:
+        """Steps and held-out critic errors, both empty without a Q; NaN counts as infinite."""
+        known = [(p.step, p.critic_error) for p in self.curve if p.critic_error is not None]
+        errors = [math.inf if math.isnan(error) else error for _, error in known]
+        return [step for step, _ in known], errors
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain types, ready for JSON; `from_dict` reads them back."""
+        return asdict(self)
+
+
+def from_dict(values: Mapping[str, Any]) -> Record:
+    """Read back what `Record.as_dict` wrote."""
+    points = tuple(Point(**point) for point in values["curve"])
+    rollouts = tuple(Rollout(**rollout) for rollout in values["rollouts"])
+    pairs = {name: tuple(values[name]) for name in ("q", "returns")}
+    return Record(**{**values, "curve": points, "rollouts": rollouts, **pairs})
+
+
+def read_result(path: Path) -> Record:
+    """Read the `result.json` of a finished job.
+
+    Raises:
+        DatasetError: damaged, or written by something else.
+    """
+    try:
+        return _from_result(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"{path} cannot be read ({type(error).__name__}: {error})",
+            "the result of a job of this study",
+            "Delete the file and run the study again: only that job's last stage is repeated.",
+        ) from error
+
+
+def _from_result(result: Mapping[str, Any]) -> Record:
+    pairs = result.get("value_pairs") or {"q": [], "return": []}
+    rounded = (_thinned(pairs["q"]), _thinned(pairs["return"]))
+    if len(rounded[0]) != len(rounded[1]):
+        raise ValueError("value_pairs differ in length")
+    return Record(
+        task=str(result["task"]),
+        arm=str(result["arm"]),
+        seed=int(result["seed"]),
+        algo=str(result["algo"]),
+        steps=int(result["steps"]),
+        curve=tuple(_point(point) for point in result["curve"]),
+        rollouts=tuple(_rollout(rollout) for rollout in result["rollouts"]),
+        action_error=_number(result.get("action_error")),
+        q=rounded[0],
+        returns=rounded[1],
+        seconds={name: round(float(s), 1) for name, s in result["seconds"].items()},
+        versions=dict(result["versions"]),
+        commit=result.get("commit"),
+    )
+
+
+def _point(values: Mapping[str, Any]) -> Point:
+    numbers = {name: _number(values[name]) for name in ("critic_error", "auc", "correlation")}
+    return Point(step=int(values["step"]), **numbers)
+
+
+def _rollout(values: Mapping[str, Any]) -> Rollout:
+    success = values["success"]
+    if not success or sum(map(bool, success)) != values["successes"]:
+        raise ValueError(f"successes {values['successes']} do not fit the list of episodes")
+    names = ("mean_length", "value_error", "q_start", "return_start")
+    return Rollout(
+        step=int(values["step"]),
+        success="".join(str(int(bool(s))) for s in success),
+        failures=values["failures"],
+        **{name: _number(values[name]) for name in names},
+    )
+
+
+def _number(value: Any) -> float | None:
+    """Rounded to `DIGITS` significant digits."""
+    return None if value is None else float(f"{float(value):.{DIGITS}g}")
+
+
+def _thinned(values: Sequence[float]) -> tuple[float, ...]:
+    """At most `PAIRS` values, evenly picked."""
+    picked = np.linspace(0, len(values) - 1, min(PAIRS, len(values))).round().astype(int)
+    return tuple(round(float(values[i]), DIGITS - 1) for i in picked)
+
+
+def measures(record: Record, reference: Record | None) -> dict[str, Any]:
+    """Everything that `MEASURES` names.
+
+    Args:
+        record: of a job.
+        reference: the reference arm's job of the same task and seed, if it is done.
+
+    Returns:
+        Measure to its value; None where the algorithm has none or it cannot be known yet.
+    """
+    last = record.rollouts[-1] if record.rollouts else None
+    rates = [rollout.rate for rollout in record.rollouts]
+    found: dict[str, Any] = {
+        "algo": record.algo,
+        "steps": record.steps,
+        "success_last3": float(np.mean(rates[-LAST:])) if len(rates) >= LAST else None,
+        "success_max": max(rates, default=None),
+        "action_error": record.action_error,
+        **{f"seconds_{stage}": seconds for stage, seconds in record.seconds.items()},
+        **_of_the_critic(record, reference),
+    }
+    if last is not None:
+        found |= {
+            "success_final": last.rate,
+            "episodes_final": len(last.success),
+            "failures_final": last.failures,
+            "length_final": last.mean_length,
+            "value_error": last.value_error,
+            "q_start": last.q_start,
+            "return_start": last.return_start,
+        }
+    return {name: found.get(name) for name in MEASURES}
+
+
+def _of_the_critic(record: Record, reference: Record | None) -> dict[str, Any]:
+    steps, errors = record.errors
+    if not errors:
+        return {}
+    final = record.curve[-1]
+    found: dict[str, Any] = {
+        "critic_error_final": errors[-1],
+        "critic_error_best": min(errors),
+        "auc_final": final.auc,
+        "correlation_final": final.correlation,
+    }
+    if reference is not None and reference.errors[1]:
+        level = statistics.best(*reference.errors)
+        same = record.key == reference.key
+        reached = float(level.step) if same else statistics.steps_to(steps, errors, level.error)
+        found |= {"steps_to_reference": reached, "speed_up": level.step / reached}
+    return found

@@ -1,0 +1,169 @@
+"""From the folders of a study to results.csv, results.json, figures and results.md.
+
+Everything after `gather` is made from its dictionary alone, which is written as results.json: the
+tables and figures can be made again from the repository, without the folders of the runs.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+
+from robomimic_vae_ext.errors import DatasetError
+from robomimic_vae_ext.study import claims, markdown, page, records, study_plots
+from robomimic_vae_ext.study.protocol import DATASETS_FOLDER, Protocol
+from robomimic_vae_ext.study.summary import Summary
+
+logger = logging.getLogger(__name__)
+
+NAME: Final = "results"
+README_MARKER: Final = "results"
+
+
+def write_results(study: Protocol, out: Path, docs: Path) -> str:
+    """Write everything that a study has found so far.
+
+    Args:
+        study: the plan.
+        out: its folder, with `TASK/ARM/seed_N/result.json` of every finished job.
+        docs: folder for results.md, results.csv, results.json and the figures. A README.md beside
+            that folder gets the table of claims, if it has markers for it.
+
+    Returns:
+        The table of claims and what is missing, for the terminal.
+
+    Raises:
+        DatasetError: no job is done, or a result is damaged.
+    """
+    data = gather(study, out, docs.resolve().parent)
+    return publish(data, docs)
+
+
+def publish(data: Mapping[str, Any], docs: Path) -> str:
+    """Write all files from what `gather` returned, or from a results.json.
+
+    Args:
+        data: from `gather`.
+        docs: folder to write to.
+    """
+    summary = summary_of(data)
+    markdown.write(docs / f"{NAME}.json", json_text(data))
+    markdown.write(docs / f"{NAME}.csv", csv_text(summary))
+    figures = study_plots.all_figures(summary, data["manifest"]["demonstrations"], docs)
+    document = docs / f"{NAME}.md"
+    old = document.read_text(encoding="utf-8") if document.is_file() else ""
+    kept = markdown.between(old, page.DISCUSSION)
+    markdown.write(document, page.document(summary, data["manifest"], figures, kept))
+    markdown.fill(docs.resolve().parent / "README.md", README_MARKER, page.short(summary))
+    return f"{claims.table(summary)}\n\n{page.status(summary)}"
+
+
+def gather(study: Protocol, out: Path, base: Path) -> dict[str, Any]:
+    """Read every finished job of a study.
+
+    Args:
+        study: the plan; jobs in the folder that it does not name are left out and counted.
+        out: its folder.
+        base: paths in the manifest are relative to this folder.
+
+    Returns:
+        `manifest` and `records`, plain types.
+
+    Raises:
+        DatasetError: no job is done, or a result is damaged.
+    """
+    found = [records.read_result(path) for path in sorted(out.glob("*/*/seed_*/result.json"))]
+    tasks, arms = [task.name for task in study.tasks], [arm.name for arm in study.arms]
+    wanted = {(task, arm, seed) for task in tasks for arm in arms for seed in study.seeds}
+    kept = [record for record in found if record.key in wanted]
+    if not kept:
+        raise DatasetError(
+            f"{out} holds no result of study '{study.name}'",
+            "at least one TASK/ARM/seed_N/result.json",
+            "Run the study first, or check --out.",
+        )
+    versions = sorted({item for record in kept for item in record.versions.items()})
+    manifest = {
+        "study": json.loads(study.path.read_text(encoding="utf-8")),
+        "command": f"python scripts/compare.py --study {_relative(study.path, base)} "
+        f"--out {_relative(out, base)}",
+        "jobs": {
+            "planned": len(wanted),
+            "done": len(kept),
+            "not_of_this_study": len(found) - len(kept),
+        },
+        "versions": {name: sorted(v for n, v in versions if n == name) for name, _ in versions},
+        "commits": sorted({record.commit for record in kept if record.commit}),
+        "other_lengths": _other_lengths(study, kept),
+        "demonstrations": {
+            task.name: count_successes(task.dataset or out / DATASETS_FOLDER / f"{task.name}.hdf5")
+            for task in study.tasks
+        },
+    }
+    return {"manifest": manifest, "records": [record.as_dict() for record in kept]}
+
+
+def summary_of(data: Mapping[str, Any]) -> Summary:
+    """What `gather` returned, ready for questions."""
+    study = data["manifest"]["study"]
+    return Summary(
+        tasks=tuple(study["tasks"]),
+        arms=tuple(study["arms"]),
+        seeds=tuple(study["seeds"]),
+        reference=study["reference_arm"],
+        records=tuple(records.from_dict(values) for values in data["records"]),
+    )
+
+
+def count_successes(dataset: Path) -> dict[str, int] | None:
+    """Demonstrations of a dataset and how many of them are ever rewarded; None if it is gone."""
+    if not dataset.is_file():
+        return None
+    with h5py.File(dataset, "r") as file:
+        rewarded = [bool(demo["rewards"][()].max() > 0) for demo in file["data"].values()]
+    return {"episodes": len(rewarded), "successes": sum(rewarded)}
+
+
+def csv_text(summary: Summary) -> str:
+    """One row a finished job; empty where there is no such measure, `inf` for never reached."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("task", "arm", "seed", *records.MEASURES))
+    for key, measures in summary.measures.items():
+        writer.writerow((*key, *(_cell(measures[name]) for name in records.MEASURES)))
+    return text.getvalue()
+
+
+def json_text(data: Mapping[str, Any]) -> str:
+    """One line a job, so that versions of the file can be compared."""
+    jobs = ",\n".join(json.dumps(job, separators=(",", ":")) for job in data["records"])
+    manifest = json.dumps(data["manifest"], indent=1)
+    return f'{{"manifest": {manifest},\n"records": [\n{jobs}\n]}}\n'
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _other_lengths(study: Protocol, found: list[records.Record]) -> list[str]:
+    """Jobs that were trained for another number of steps than the plan now says."""
+    tasks, arms = {t.name: t for t in study.tasks}, {a.name: a for a in study.arms}
+    return [
+        f"{r.task}/{r.arm}/seed_{r.seed}: {r.steps} steps"
+        for r in found
+        if r.steps != study.training_of(tasks[r.task], arms[r.arm]).steps
+    ]
+
+
+def _relative(path: Path, base: Path) -> str:
+    """A path as one would type it in the repository; outside of it, its name alone."""
+    relative = os.path.relpath(path.resolve(), base.resolve())
+    return path.name if relative.startswith("..") else relative

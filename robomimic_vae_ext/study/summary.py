@@ -1,0 +1,141 @@
+"""The records of a study by task, arm and seed, and estimates over its seeds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from robomimic_vae_ext.study import records, statistics
+from robomimic_vae_ext.study.records import Record
+from robomimic_vae_ext.study.statistics import Estimate
+
+MEDIANS = ("steps_to_reference", "speed_up")  # may hold infinity, or the 0 that comes of it
+FIX = "critic"  # the arm that the card's claims are about
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Finished jobs of a study, and what was planned.
+
+    Args:
+        tasks, arms, seeds: planned, in the order of the study's file.
+        reference: arm that the others are compared with.
+        records: of the finished jobs, none twice, none that was not planned.
+    """
+
+    tasks: tuple[str, ...]
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    reference: str
+    records: tuple[Record, ...]
+
+    @cached_property
+    def by_key(self) -> dict[tuple[str, str, int], Record]:
+        """Task, arm and seed to the job's record."""
+        return {record.key: record for record in self.records}
+
+    @cached_property
+    def measures(self) -> dict[tuple[str, str, int], dict[str, Any]]:
+        """Task, arm and seed to the job's measures, in the order of the plan."""
+        return {
+            key: records.measures(
+                self.by_key[key], self.by_key.get((key[0], self.reference, key[2]))
+            )
+            for key in self.planned
+            if key in self.by_key
+        }
+
+    @property
+    def planned(self) -> list[tuple[str, str, int]]:
+        """Every job of the plan."""
+        return list(itertools.product(self.tasks, self.arms, self.seeds))
+
+    @property
+    def missing(self) -> list[tuple[str, str, int]]:
+        """Jobs of the plan that are not done."""
+        return [key for key in self.planned if key not in self.by_key]
+
+    @property
+    def fix(self) -> str | None:
+        """The arm that the claims are about.
+
+        It is `critic`; in a study without it, the first arm of the reference's algorithm.
+        """
+        if FIX in self.arms and self.reference != FIX:
+            return FIX
+        family = self.algos_of(self.reference)
+        others = [arm for arm in self.arms if arm != self.reference]
+        return next((arm for arm in others if self.algos_of(arm) & family), None)
+
+    @property
+    def baselines(self) -> list[str]:
+        """Arms of other algorithms than the reference's."""
+        family = self.algos_of(self.reference)
+        return [arm for arm in self.arms if family and self.algos_of(arm) - family]
+
+    def algos_of(self, arm: str) -> set[str]:
+        """Algorithms of an arm's finished jobs: one, or none yet."""
+        return {record.algo for record in self.records if record.arm == arm}
+
+    def of(self, task: str, arm: str) -> list[Record]:
+        """Finished jobs of a task and arm, by seed."""
+        keys = ((task, arm, seed) for seed in self.seeds)
+        return [self.by_key[key] for key in keys if key in self.by_key]
+
+    def values(self, task: str, arm: str, measure: str) -> dict[int, float]:
+        """Seed to value, where there is one."""
+        found = {seed: self.measures.get((task, arm, seed), {}).get(measure) for seed in self.seeds}
+        return {seed: float(value) for seed, value in found.items() if value is not None}
+
+    def estimate(self, task: str, arm: str, measure: str) -> Estimate | None:
+        """Mean over seeds, or median where infinity may occur; None where no seed has a value."""
+        values = self.values(task, arm, measure)
+        if not values:
+            return None
+        if measure == "success_final":
+            (outcomes,) = self._outcomes(task, (arm,), list(values))
+            return statistics.success(outcomes)
+        of = statistics.median if measure in MEDIANS else statistics.mean
+        return of(list(values.values()))
+
+    def difference(self, task: str, arm: str, reference: str, measure: str) -> Estimate | None:
+        """Mean of arm - reference over the seeds that both have."""
+        return self._paired(
+            task, (arm, reference), measure, statistics.difference, statistics.success_difference
+        )
+
+    def ratio(self, task: str, arm: str, reference: str, measure: str) -> Estimate | None:
+        """Mean of the arm over mean of the reference, over the seeds that both have."""
+        return self._paired(
+            task, (arm, reference), measure, statistics.ratio, statistics.success_ratio
+        )
+
+    def _paired(
+        self,
+        task: str,
+        arms: tuple[str, str],
+        measure: str,
+        of_values: Callable[[Sequence[float], Sequence[float]], Estimate],
+        of_outcomes: Callable[[np.ndarray, np.ndarray], Estimate],
+    ) -> Estimate | None:
+        a, b = (self.values(task, arm, measure) for arm in arms)
+        seeds = [seed for seed in self.seeds if seed in a and seed in b]
+        if not seeds:
+            return None
+        if measure == "success_final":
+            x, y = self._outcomes(task, arms, seeds)
+            return of_outcomes(x, y)
+        return of_values([a[seed] for seed in seeds], [b[seed] for seed in seeds])
+
+    def _outcomes(self, task: str, arms: Sequence[str], seeds: Sequence[int]) -> list[np.ndarray]:
+        """Final success (S, E) of each arm, cut to the episodes that all of them have played."""
+        rows = [
+            [self.by_key[task, arm, seed].rollouts[-1].outcomes for seed in seeds] for arm in arms
+        ]
+        shortest = min(len(row) for arm in rows for row in arm)
+        return [np.array([row[:shortest] for row in arm]) for arm in rows]

@@ -1,0 +1,192 @@
+"""The study's files, from made-up results with known truths."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+
+from robomimic_vae_ext.errors import DatasetError
+from robomimic_vae_ext.study import claims, page, records, results, study_plots
+from robomimic_vae_ext.study.statistics import Estimate
+from tests.study import synthetic
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A repository's docs after a study of which three jobs are missing, and what was printed."""
+    folder = tmp_path_factory.mktemp("repository")
+    (folder / "README.md").write_text("before\n<!-- results -->\nformer\n<!-- end -->\nafter\n")
+    study = synthetic.write_study(folder / "configs")
+    missing = [("own", "bcq", 4), ("own", "joint", 3), ("own", "joint", 5)]
+    synthetic.write_results(folder / "runs", study, leave_out=missing)
+    return folder, results.write_results(study, folder / "runs", folder / "docs")
+
+
+def rows(folder: Path) -> dict[tuple[str, str, int], dict[str, str]]:
+    with (folder / "docs" / "results.csv").open() as file:
+        return {(r["task"], r["arm"], int(r["seed"])): r for r in csv.DictReader(file)}
+
+
+def test_every_job_is_one_row_with_the_measures_of_its_file(written: tuple[Path, str]) -> None:
+    folder, _ = written
+    found = rows(folder)
+    assert len(found) == 2 * 5 * 5 - 3
+    for (task, arm, seed), row in found.items():
+        values = synthetic.result(task, arm, seed)
+        rates = [r["successes"] / r["episodes"] for r in values["rollouts"]]
+        assert float(row["success_final"]) == pytest.approx(rates[-1])
+        assert float(row["success_last3"]) == pytest.approx(sum(rates) / 3, rel=1e-4)
+        assert float(row["success_max"]) == pytest.approx(max(rates))
+        errors = [point["critic_error"] for point in values["curve"]]
+        if arm == "bc":
+            assert row["critic_error_final"] == row["value_error"] == row["auc_final"] == ""
+        else:
+            assert float(row["critic_error_best"]) == pytest.approx(min(errors), rel=1e-3)
+            assert float(row["critic_error_final"]) == pytest.approx(errors[-1], rel=1e-3)
+
+
+def test_steps_are_those_to_the_reference_of_the_same_seed(written: tuple[Path, str]) -> None:
+    folder, _ = written
+    found = rows(folder)
+    for seed in (1, 2, 3, 4, 5):
+        level = float(found["own", "vae", seed]["critic_error_best"])
+        errors = [p["critic_error"] for p in synthetic.result("own", "critic", seed)["curve"]]
+        stays = [i for i in range(18) if max(errors[i : i + 3]) <= level * (1 + 1e-3)]
+        row = found["own", "critic", seed]
+        assert float(row["steps_to_reference"]) == 100 * (stays[0] + 1)
+        steps = float(found["own", "vae", seed]["steps_to_reference"])
+        assert float(row["speed_up"]) == pytest.approx(steps / (100 * (stays[0] + 1)), rel=1e-4)
+    # bcq's error ends above the reference's: never reached, which is not the same as not measured.
+    assert found["own", "bcq", 1]["steps_to_reference"] == "inf"
+    assert found["own", "bcq", 1]["speed_up"] == "0"
+
+
+def test_the_page_says_what_is_missing_and_fills_the_readme(written: tuple[Path, str]) -> None:
+    folder, printed = written
+    text = (folder / "docs" / "results.md").read_text()
+    assert "47 of 50 jobs are done" in text and "47 of 50" in printed
+    assert "`own`, `joint`: 2 of 5 seeds (3, 5)" in text
+    assert "1 of 4 demonstrations succeed" in text
+    readme = (folder / "README.md").read_text()
+    assert readme.startswith("before\n<!-- results -->\n\nThe modest end")
+    assert readme.endswith("<!-- end -->\nafter\n") and "former" not in readme
+    assert str(folder) not in text + (folder / "docs" / "results.json").read_text()
+
+
+def test_verdicts_of_the_known_truth(written: tuple[Path, str]) -> None:
+    """critic learns four times faster to a quarter of the error; value_error is equal by design."""
+    folder, _ = written
+    data = json.loads((folder / "docs" / "results.json").read_text())
+    summary = results.summary_of(data)
+    assert summary.fix == "critic" and summary.baselines == ["bc", "bcq"]
+    verdicts = [c.holds(c.estimate(summary, "play_lift", "critic")) for c in claims.CLAIMS]
+    assert verdicts[:3] == ["yes", "yes", "no"]
+    ratio = summary.ratio("own", "joint", "vae", "success_final")
+    assert ratio is not None and ratio.seeds == 3  # the seeds that both have
+
+
+def test_everything_can_be_made_again_from_the_json(written: tuple[Path, str]) -> None:
+    folder, _ = written
+    before = {p.name: p.read_bytes() for p in (folder / "docs").iterdir()}
+    again = folder / "again"
+    results.publish(json.loads(before["results.json"]), again)
+    for name in ("results.csv", "results.json", "results.md"):
+        assert (again / name).read_bytes() == before[name], name
+    for name in ("results_curves.png", "results_values.png", "results_success.png"):
+        assert matplotlib.image.imread(again / name)[..., :3].std() > 0.05
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take seconds, and not every test is about them."""
+    monkeypatch.setattr(study_plots, "all_figures", lambda *_: [])
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_discussion_survives(written: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = written
+    data = json.loads((folder / "docs" / "results.json").read_text())
+    results.publish(data, tmp_path)
+    document = tmp_path / "results.md"
+    mine = document.read_text().replace("<!-- discussion -->\n", "<!-- discussion -->\nBecause.\n")
+    document.write_text(mine)
+    results.publish(data, tmp_path)
+    assert document.read_text() == mine and "Because." in mine
+
+
+def test_a_study_that_has_barely_begun(tmp_path: Path) -> None:
+    """One seed of two arms: no interval, nothing decided, nothing invented."""
+    study = synthetic.write_study(tmp_path)
+    for arm in ("vae", "bc"):
+        synthetic.write_result(tmp_path / "runs", synthetic.result("own", arm, 1))
+    printed = results.write_results(study, tmp_path / "runs", tmp_path / "docs")
+    assert "2 of 50 jobs" in printed
+    assert "| yes |" not in printed and "| no |" not in printed
+    text = (tmp_path / "docs" / "results.md").read_text()
+    assert "No job of this task is done." in text and "0.125 (" not in text
+    assert "| `vae` | 1 | 0.125 | 0.125 | 2,000 |" in text
+
+
+def test_results_of_other_studies_and_lengths_are_told(tmp_path: Path) -> None:
+    study = synthetic.write_study(tmp_path)
+    short = synthetic.result("own", "vae", 1) | {"steps": 1000}
+    synthetic.write_result(tmp_path / "runs", short)
+    synthetic.write_result(tmp_path / "runs", synthetic.result("own", "vae", 2) | {"arm": "other"})
+    manifest = results.gather(study, tmp_path / "runs", tmp_path)["manifest"]
+    assert manifest["other_lengths"] == ["own/vae/seed_1: 1000 steps"]
+    assert manifest["jobs"] == {"planned": 50, "done": 1, "not_of_this_study": 1}
+
+
+def test_errors_are_one_sentence(tmp_path: Path) -> None:
+    study = synthetic.write_study(tmp_path)
+    with pytest.raises(DatasetError, match="holds no result of study 'made_up'"):
+        results.gather(study, tmp_path / "runs", tmp_path)
+    path = synthetic.write_result(tmp_path / "runs", synthetic.result("own", "vae", 1))
+    path.write_text(path.read_text().replace('"successes": ', '"successes": 9'))
+    with pytest.raises(DatasetError, match="do not fit the list of episodes"):
+        results.gather(study, tmp_path / "runs", tmp_path)
+    path.write_text("{")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        results.gather(study, tmp_path / "runs", tmp_path)
+
+
+def test_a_record_comes_back_from_json() -> None:
+    values = synthetic.result("own", "bc", 1)
+    record = records._from_result(values)
+    assert records.from_dict(json.loads(json.dumps(record.as_dict()))) == record
+    diverged = records._from_result(synthetic.result("own", "vae", 1))
+    point = dataclasses.replace(diverged.curve[0], critic_error=math.nan)
+    diverged = dataclasses.replace(diverged, curve=(point, *diverged.curve[1:]))
+    assert diverged.errors[1][0] == math.inf
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "at_least", "at_most"),
+    [
+        (3.0, 9.0, "yes", "no"),
+        (2.0, 2.9, "no", "yes"),
+        (2.0, 4.0, "open", "open"),
+        (None, None, "open", "open"),
+    ],
+)
+def test_an_interval_decides(
+    low: float | None, high: float | None, at_least: str, at_most: str
+) -> None:
+    estimate = Estimate(3.5, low, high, 5)
+    assert claims.Claim("", "speed_up", 3.0, True).holds(estimate) == at_least
+    assert claims.Claim("", "value_error", 2.95, False).holds(estimate) == at_most
+
+
+def test_sentences_fit_any_outcome(written: tuple[Path, str]) -> None:
+    """The generated words judge nothing; only the column of verdicts does."""
+    folder, _ = written
+    data = json.loads((folder / "docs" / "results.json").read_text())
+    text = page.document(results.summary_of(data), data["manifest"], [], None)
+    for word in ("better", "worse", "proves", "confirms", "unfortunately"):
+        assert word not in text.lower()

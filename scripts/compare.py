@@ -39,14 +39,30 @@ def main() -> int:
     args = parser().parse_args()
     if (args.study is None) == (not args.runs) or len(args.runs) not in (0, 2):
         parser().error("give two run folders, or --study")
+    if min(args.jobs or 1, args.per_gpu or 1) < 1 or (args.minutes or 0) < 0:
+        parser().error("--jobs and --per-gpu must be at least 1, --minutes not negative")
     if args.study is None:
         from robomimic_vae_ext.study import two_runs
 
         print(two_runs.compare_runs(*args.runs, args.out or Path("runs/comparison")))
         return 0
-    from robomimic_vae_ext.study import runner
+    from robomimic_vae_ext.study.protocol import read_protocol
 
-    return runner.main(args)
+    study = read_protocol(args.study)
+    out = args.out or Path("runs") / study.name
+    docs = args.docs or out / "docs"
+    if args.report:
+        from robomimic_vae_ext.study import results
+
+        print(results.write_results(study, out, docs))
+        return 0
+    from robomimic_vae_ext.study.runner import Options, run_study
+
+    options = Options(
+        args.jobs, args.gpus, args.per_gpu, args.ray, args.minutes,
+        tuple(args.only_task), tuple(args.only_arm), tuple(args.only_seed),
+    )  # fmt: skip
+    return run_study(study, out, docs, options)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,176 @@
+"""One job of a study (one arm, task and seed) and its folder.
+
+job.json, log.txt
+training/TIME/       robomimic's run folder; of its checkpoints, only the last is kept
+train.json, measure.json, rollouts.jsonl, rollouts.json
+result.json          all of it; the job is done
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from robomimic_vae_ext.errors import CheckpointError, ConfigError
+from robomimic_vae_ext.study.protocol import Evaluation
+
+JOB: Final = "job.json"
+RESULT: Final = "result.json"
+LOG: Final = "log.txt"
+EPISODES: Final = "rollouts.jsonl"
+RUN_NAME: Final = "training"  # robomimic's experiment name, and so the folder's
+LOCK_PATIENCE: Final = 15.0  # [s] in which a job whose runner was killed has stopped too
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a job depends on, and nothing about the machine that it runs on.
+
+    Args:
+        task: name of the task.
+        arm: name of the arm.
+        seed: of the training.
+        dataset: path; a relative one is relative to the job's folder.
+        horizon: of the rollouts [steps].
+        steps: gradient steps.
+        steps_per_checkpoint: gradient steps between two checkpoints.
+        batch_size: transitions.
+        threads: of torch.
+        evaluation: the rollouts.
+        config: robomimic config without paths.
+    """
+
+    task: str
+    arm: str
+    seed: int
+    dataset: str
+    horizon: int
+    steps: int
+    steps_per_checkpoint: int
+    batch_size: int
+    threads: int
+    evaluation: Evaluation
+    config: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The job's folder below the study's, and what people are shown."""
+        return f"{self.task}/{self.arm}/seed_{self.seed}"
+
+    @property
+    def rollout_steps(self) -> tuple[int, ...]:
+        """Gradient steps of the checkpoints that are rolled out; the last one first."""
+        count = self.evaluation.earlier_checkpoints + 1
+        return tuple(self.steps - back * self.steps_per_checkpoint for back in range(count))
+
+
+def read_job(folder: Path) -> Job:
+    """Read the job of a folder.
+
+    Raises:
+        ConfigError: there is none, or it is not one of this version.
+    """
+    path = folder / JOB
+    try:
+        values = json.loads(path.read_text())
+        return Job(**values | {"evaluation": Evaluation(**values["evaluation"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error})", "a job of a study", "Start it by compare.py."
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file that appears when it is complete."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def job_dict(job: Job) -> dict[str, Any]:
+    """A job as plain types."""
+    return asdict(job)
+
+
+def run_folder(folder: Path) -> Path:
+    """robomimic's run folder of a job.
+
+    Raises:
+        CheckpointError: the job has not been trained.
+    """
+    found = sorted(folder.glob(f"{RUN_NAME}/*/models"))
+    if not found:
+        raise CheckpointError(f"{folder} has no training run", "one", "Run the study first.")
+    return found[-1].parent
+
+
+def checkpoints(job: Job, folder: Path) -> dict[int, Path]:
+    """Every checkpoint by its gradient steps.
+
+    Raises:
+        CheckpointError: one is missing.
+    """
+    models = run_folder(folder) / "models"
+    found = {}
+    for path in models.glob("model_epoch_*.pth"):
+        match = re.fullmatch(r"model_epoch_(\d+)", path.stem)
+        if match:
+            found[int(match[1]) * job.steps_per_checkpoint] = path
+    wanted = range(job.steps_per_checkpoint, job.steps + 1, job.steps_per_checkpoint)
+    missing = [step for step in wanted if step not in found]
+    if missing:
+        raise CheckpointError(
+            f"{models} lacks the checkpoint of step {missing[0]}",
+            f"one every {job.steps_per_checkpoint} steps up to {job.steps}",
+            "Remove the job's folder and run the study again.",
+        )
+    return {step: found[step] for step in wanted}
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """The checkpoint that a finished job keeps."""
+    job = read_job(folder)
+    return (
+        run_folder(folder) / "models" / f"model_epoch_{job.steps // job.steps_per_checkpoint}.pth"
+    )
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a finished job needs no longer: all checkpoints but the last."""
+    keep = last_checkpoint(folder)
+    for path in (*keep.parent.glob("*.pth"), *keep.parents[1].glob("*.pth")):
+        if path != keep:
+            path.unlink()
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the job's lock, which the system takes back however the process ends."""
+    with (folder / ".lock").open("w") as file:
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while not try_lock(file):
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"{folder} is locked by another process",
+                    "one process for every job",
+                    "Wait for it, or stop it.",
+                )
+            time.sleep(0.5)
+        yield
+
+
+def try_lock(file: Any) -> bool:
+    """Lock an open file for this process; False if another one has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,196 @@
+"""What a critic knows: its values on held-out demonstrations, beside the returns these really had.
+
+Works for every robomimic algorithm; one without a critic has no values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import robomimic.algo as robomimic_algo
+import robomimic.utils.file_utils as file_utils
+import robomimic.utils.obs_utils as obs_utils
+import robomimic.utils.torch_utils as torch_utils
+import torch
+from torch import Tensor
+
+from robomimic_vae_ext.data import reading
+from robomimic_vae_ext.errors import DatasetError
+
+BATCH: Final = 128  # observations evaluated at once; bounds the memory
+
+Values = Callable[[dict[str, Tensor], Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Every transition of the held-out demonstrations, in the order of the file.
+
+    Args:
+        obs: key to (N, ...), as stored: pictures (N, H, W, C) uint8.
+        actions: (N, A).
+        rewards: one array (T,) per demonstration.
+    """
+
+    obs: dict[str, np.ndarray]
+    actions: np.ndarray
+    rewards: tuple[np.ndarray, ...]
+
+    def returns(self, discount: float) -> np.ndarray:
+        """Discounted return from every step to the end of its demonstration: (N,)."""
+        return np.concatenate([discounted_returns(r, discount) for r in self.rewards])
+
+    def succeeds(self) -> np.ndarray:
+        """Whether the demonstration that a step is from is rewarded at any time: (N,) bool."""
+        return np.concatenate([np.full(len(r), bool(np.any(r > 0))) for r in self.rewards])
+
+
+def discounted_returns(rewards: np.ndarray, discount: float) -> np.ndarray:
+    """Sum of rewards from every step on, those k steps later times discount^k.
+
+    Nothing comes after the last step: a demonstration that was cut by its horizon counts with what
+    it had collected.
+
+    Args:
+        rewards: (T,).
+        discount: per step.
+    """
+    returns = np.zeros(len(rewards))
+    future = 0.0
+    for step in range(len(rewards) - 1, -1, -1):
+        future = float(rewards[step]) + discount * future
+        returns[step] = future
+    return returns
+
+
+def auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
+    """Area under the ROC curve: how often a positive scores above a negative; ties count half.
+
+    Args:
+        scores: (N,).
+        positive: (N,) bool.
+
+    Returns:
+        From 0 to 1; None where one class is missing or a score is not finite.
+    """
+    count = int(positive.sum())
+    if count in (0, len(positive)) or not np.isfinite(scores).all():
+        return None
+    _, where, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[where]  # the mean rank within a tie
+    above = ranks[positive].sum() - count * (count + 1) / 2
+    return float(above / (count * (len(positive) - count)))
+
+
+def load_held_out(path: Path, keys: list[str], mask: str = "valid") -> HeldOut:
+    """Read held-out demonstrations.
+
+    Args:
+        path: dataset.
+        keys: observation keys.
+        mask: name of the list of demonstrations below `mask/`.
+
+    Raises:
+        DatasetError: unreadable file, or no such list, or an empty one.
+    """
+    with reading.open_dataset(path) as file:
+        names = [name.decode() for name in file.get(f"mask/{mask}", ())]
+        if not names:
+            raise DatasetError(
+                f"{path} has no demonstrations in mask/{mask}",
+                "held-out demonstrations to measure values on",
+                "Add the mask, for instance with robomimic's split_train_val.py.",
+            )
+        demos = [file[f"data/{name}"] for name in names]
+        return HeldOut(
+            obs={key: np.concatenate([demo[f"obs/{key}"][()] for demo in demos]) for key in keys},
+            actions=np.concatenate([demo["actions"][()] for demo in demos]),
+            rewards=tuple(demo["rewards"][()] for demo in demos),
+        )
+
+
+def value_function(algo: Any) -> Values | None:
+    """Q(s, a) of an algorithm in eval mode: observations and actions (B, A) to (B,).
+
+    Most algorithms answer by `get_state_action_value`: LAPO mixes both critics by its
+    `doubleq_min`, BCQ, CQL and TD3-BC take the first. IQL has no answer; its own code takes the
+    minimum of the ensemble wherever it needs one value, and so does this.
+
+    Returns:
+        The function, or None for an algorithm without a critic (BC).
+    """
+    if not isinstance(algo, robomimic_algo.ValueAlgo):
+        return None
+    stock = type(algo).get_state_action_value is robomimic_algo.ValueAlgo.get_state_action_value
+    if stock and "critic" not in algo.nets:
+        return None
+
+    def values(obs: dict[str, Tensor], actions: Tensor) -> Tensor:
+        with torch.no_grad():
+            if not stock:
+                return algo.get_state_action_value(obs, actions).reshape(-1)
+            ensemble = [critic(obs, actions, None) for critic in algo.nets["critic"]]
+            return torch.cat(ensemble, dim=1).min(dim=1).values
+
+    return values
+
+
+def load_policy(checkpoint: dict[str, Any]) -> Any:
+    """The algorithm of a checkpoint in eval mode, on the device that its config asks for."""
+    config, _ = file_utils.config_from_checkpoint(ckpt_dict=checkpoint)
+    device = torch_utils.get_torch_device(try_to_use_cuda=config.train.cuda)
+    with contextlib.redirect_stdout(io.StringIO()):
+        policy, _ = file_utils.policy_from_checkpoint(ckpt_dict=checkpoint, device=device)
+    policy.start_episode()
+    return policy.policy
+
+
+def held_out_values(algo: Any, held_out: HeldOut) -> np.ndarray | None:
+    """Q of every held-out transition: (N,), or None without a critic.
+
+    Observations are processed as those of a rollout: pictures to (C, H, W) in [0, 1], cropped in
+    the middle since the networks are in eval mode.
+    """
+    values = value_function(algo)
+    if values is None:
+        return None
+    parts = []
+    for start in range(0, len(held_out.actions), BATCH):
+        rows = slice(start, start + BATCH)
+        obs = {key: process(frames[rows], key, algo) for key, frames in held_out.obs.items()}
+        actions = torch.from_numpy(held_out.actions[rows]).float().to(algo.device)
+        parts.append(values(obs, actions).cpu().numpy())
+    return np.concatenate(parts).astype(np.float64)
+
+
+def process(frames: np.ndarray, key: str, algo: Any) -> Tensor:
+    """Observations as stored, ready for the networks: float32 on the algorithm's device."""
+    return obs_utils.process_obs(torch.from_numpy(frames).to(algo.device), obs_key=key).float()
+
+
+def critic_measures(q: np.ndarray, returns: np.ndarray, succeeds: np.ndarray) -> dict[str, Any]:
+    """Measures of one checkpoint.
+
+    Args:
+        q: (N,) values of held-out transitions.
+        returns: (N,) their discounted returns.
+        succeeds: (N,) whether their demonstration succeeds.
+
+    Returns:
+        `critic_error` (mean squared difference), `auc` (of q for `succeeds`), `q_mean`, `q_std`,
+        `correlation` (None where one side is constant).
+    """
+    varies = np.isfinite(q).all() and q.std() > 0 and returns.std() > 0
+    return {
+        "critic_error": float(np.mean((q - returns) ** 2)),
+        "auc": auc(q, succeeds),
+        "q_mean": float(q.mean()),
+        "q_std": float(q.std()),
+        "correlation": float(np.corrcoef(q, returns)[0, 1]) if varies else None,
+    }

@@ -1,0 +1,35 @@
+"""What a result depends on besides its settings: versions, and the commit of this package."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+
+def versions() -> dict[str, str]:
+    """What the result depends on besides our code."""
+    import torch
+
+    from robomimic_vae_ext import compat
+
+    return {
+        "robomimic": str(compat.robomimic_version()),
+        "robosuite": metadata.version("robosuite"),
+        "torch": torch.__version__,
+    }
+
+
+def commit() -> str | None:
+    """Commit of the repository that this package is in, with "-dirty" after uncommitted changes."""
+    package = Path(__file__).resolve().parents[1]
+    git = ["git", "-C", str(package.parent)]
+    try:
+        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True)
+        if top.returncode or Path(top.stdout.strip()) != package.parent:
+            return None  # installed somewhere below another repository
+        words = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        found = subprocess.run(words, capture_output=True, text=True)
+    except OSError:
+        return None
+    return found.stdout.strip() or None

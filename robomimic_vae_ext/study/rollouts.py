@@ -1,0 +1,153 @@
+"""Fixed-seed episodes of a checkpoint, with the values that its critic saw on the way.
+
+Every episode is one line of a JSON-lines file as soon as it ends, so that none is played twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from robomimic_vae_ext.data import envs
+from robomimic_vae_ext.rollout import episodes
+from robomimic_vae_ext.study.measure import discounted_returns, value_function
+
+DIGITS: Final = 4  # of values and returns in the file
+PAIRS: Final = 500  # at most so many (value, return) pairs in a result
+
+
+class ValueRecorder:
+    """Records Q(s, a) whenever an algorithm chooses an action, on the very same tensors.
+
+    Args:
+        algo: a robomimic algorithm; its `get_action` is wrapped.
+    """
+
+    def __init__(self, algo: Any) -> None:
+        self.values: list[float] = []
+        self._act = algo.get_action
+        self._value = value_function(algo)
+        algo.get_action = self._act_and_record
+
+    def _act_and_record(self, obs_dict: Any, goal_dict: Any = None) -> torch.Tensor:
+        action = self._act(obs_dict=obs_dict, goal_dict=goal_dict)
+        if self._value is not None:
+            self.values.append(self._value(obs_dict, action).item())
+        return action
+
+
+class Player:
+    """Plays episodes of one checkpoint.
+
+    Args:
+        checkpoint: from `episodes.load_checkpoint`.
+        horizon: steps after which an episode has failed.
+        discount: of the returns; None where the algorithm has none.
+    """
+
+    def __init__(self, checkpoint: dict[str, Any], horizon: int, discount: float | None) -> None:
+        self.runner = episodes.Runner(checkpoint, horizon)
+        self.recorder = ValueRecorder(self.runner.policy.policy)
+        self.discount = discount
+        self.env = episodes.base_env(self.runner.env)
+
+    def play(self, index: int, seed: int) -> dict[str, Any]:
+        """Play one episode until success or the horizon; a failure on the way does not end it.
+
+        Args:
+            index: of the episode.
+            seed: base seed of the study's episodes.
+
+        Returns:
+            Outcome, and per step the value `q` and the discounted return that followed; both are
+            empty for an algorithm without a critic.
+        """
+        self.recorder.values.clear()
+        rewards: list[float] = []
+        failed = False
+
+        def on_step(obs: Any, action: Any, reward: float) -> None:
+            nonlocal failed
+            rewards.append(reward)
+            failed = failed or envs.has_failed(self.env)
+
+        episode = self.runner.play(index, episodes.episode_seed(seed, index), on_step=on_step)
+        q, returns = np.array(self.recorder.values), np.zeros(0)
+        if len(q) and self.discount is not None:
+            returns = discounted_returns(np.array(rewards), self.discount)
+        return {
+            "index": index,
+            "seed": episode.seed,
+            "success": episode.success,
+            "failed": failed,
+            "length": episode.length,
+            "total_reward": episode.total_reward,
+            "q": [round(float(x), DIGITS) for x in q],
+            "returns": [round(float(x), DIGITS) for x in returns],
+        }
+
+
+def append(path: Path, record: dict[str, Any]) -> None:
+    """Add one line to a JSON-lines file, on the disk when this returns."""
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Read a JSON-lines file, and cut off a last line that a killed job left unfinished."""
+    if not path.exists():
+        return []
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def summary(step: int, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Statistics of one checkpoint's episodes.
+
+    Args:
+        step: gradient steps of the checkpoint.
+        records: its episodes, from `Player.play`.
+
+    Returns:
+        Counts, mean length, `value_error` (mean over all steps of (Q - return)^2), means of Q and
+        return at the first step (None without a critic), and `success` of every episode in order.
+    """
+    records = sorted(records, key=lambda record: record["index"])
+    q, returns = pairs(records)
+    valued = [record for record in records if record["q"]]
+    return {
+        "step": step,
+        "episodes": len(records),
+        "successes": sum(record["success"] for record in records),
+        "failures": sum(record["failed"] for record in records),
+        "mean_length": float(np.mean([record["length"] for record in records])),
+        "value_error": float(np.mean((q - returns) ** 2)) if len(q) else None,
+        "q_start": float(np.mean([r["q"][0] for r in valued])) if valued else None,
+        "return_start": float(np.mean([r["returns"][0] for r in valued])) if valued else None,
+        "success": [int(record["success"]) for record in records],
+    }
+
+
+def pairs(records: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Values and returns of all steps of all episodes, in order."""
+    q = np.array([value for record in records for value in record["q"]])
+    returns = np.array([value for record in records for value in record["returns"]])
+    return q, returns
+
+
+def thinned_pairs(records: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """At most `PAIRS` evenly picked pairs of value and return, for figures."""
+    q, returns = pairs(sorted(records, key=lambda record: record["index"]))
+    picked = np.linspace(0, len(q) - 1, min(PAIRS, len(q))).round().astype(int)
+    return {"q": q[picked].tolist(), "return": returns[picked].tolist()}

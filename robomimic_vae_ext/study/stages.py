@@ -1,0 +1,257 @@
+"""Runs one job of a study: train, measure, roll out.
+
+`python -m robomimic_vae_ext.study.stages FOLDER` runs the job that FOLDER/job.json describes. Its
+stages are resumable: a stage's result is a file that appears by one atomic rename, and a killed job
+goes on with the first stage whose file is missing. Within the rollouts it goes on with the first
+episode that is missing; within the training where robomimic can (0.5.0: --resume), else from its
+start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from robomimic_vae_ext.errors import VaeExtError
+from robomimic_vae_ext.study import provenance
+from robomimic_vae_ext.study.jobs import (
+    EPISODES,
+    RESULT,
+    RUN_NAME,
+    Job,
+    alone,
+    checkpoints,
+    read_job,
+    run_folder,
+    tidy,
+    write_json,
+)
+
+
+def run_job(folder: Path, cuda: bool = False) -> dict[str, Any]:
+    """Run what is missing of a job.
+
+    Args:
+        folder: holds job.json.
+        cuda: train on a GPU.
+
+    Returns:
+        The result, as it stands in result.json.
+
+    Raises:
+        VaeExtError: the job cannot be run, or another process is running it.
+    """
+    job = read_job(folder)
+    with alone(folder):
+        if not (folder / RESULT).exists():
+            import torch
+
+            torch.set_num_threads(job.threads)
+            train = _stage(folder / "train.json", lambda: _train(job, folder, cuda))
+            measured = _stage(folder / "measure.json", lambda: _measure(job, folder))
+            rollouts = _stage(folder / "rollouts.json", lambda: _roll_out(job, folder))
+            write_json(folder / RESULT, _result(job, folder, train, measured, rollouts))
+        tidy(folder)
+        return dict(json.loads((folder / RESULT).read_text()))
+
+
+def _stage(path: Path, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Result of a stage, from its file or by running it."""
+    if not path.exists():
+        begin = time.perf_counter()
+        result = run()
+        # What a stage knows of earlier sessions goes before what this one took.
+        write_json(path, {"seconds": time.perf_counter() - begin} | result)
+    return dict(json.loads(path.read_text()))
+
+
+# ---- train ----
+
+
+def training_config(job: Job, folder: Path, cuda: bool) -> dict[str, Any]:
+    """The job's robomimic config with the paths and the device of this machine."""
+    config = dict(job.config)
+    config["train"] = config["train"] | {
+        "data": str((folder / job.dataset).resolve()),
+        "output_dir": str(folder.resolve()),
+        "cuda": cuda,
+    }
+    return config
+
+
+def _train(job: Job, folder: Path, cuda: bool) -> dict[str, Any]:
+    """Train with stock train.py; see the module's docstring for what an interruption costs."""
+    from robomimic_vae_ext import compat, training
+
+    config = folder / "config.json"
+    write_json(config, training_config(job, folder, cuda))
+    flags = ["--config", str(config)]
+    # Both: while one of them is written, the other one is whole.
+    saved = [list(folder.glob(f"{RUN_NAME}/*/{name}.pth")) for name in ("last", "last_bak")]
+    if compat.can_resume() and all(saved):
+        flags.append("--resume")
+    else:
+        shutil.rmtree(folder / RUN_NAME, ignore_errors=True)
+    with _own_threads():
+        training.train(flags)
+    checkpoints(job, folder)  # all there?
+    return {"seconds": _training_seconds(folder)}
+
+
+@contextlib.contextmanager
+def _own_threads() -> Iterator[None]:
+    """Keep torch at the job's threads: stock `train` sets two, whatever the machine is doing."""
+    import torch
+
+    original = torch.set_num_threads
+    torch.set_num_threads = lambda nthreads: None
+    try:
+        yield
+    finally:
+        torch.set_num_threads = original
+
+
+def _training_seconds(folder: Path) -> float:
+    """Seconds of gradient steps, from the logs: they hold those before an interruption too."""
+    from robomimic_vae_ext.study import metrics
+
+    series = metrics.read_run(run_folder(folder))["Timing_Stats/Train_Epoch"]
+    return 60.0 * sum(series.values)  # robomimic logs minutes
+
+
+# ---- measure and roll out ----
+
+
+def _measure(job: Job, folder: Path) -> dict[str, Any]:
+    """Held-out values of every checkpoint; empty columns for an algorithm without a critic."""
+    from robomimic_vae_ext.rollout import episodes
+    from robomimic_vae_ext.study import measure, metrics
+
+    held_out, curve = None, []
+    for step, path in checkpoints(job, folder).items():
+        algo = measure.load_policy(episodes.load_checkpoint(path))
+        if measure.value_function(algo) is None:
+            columns = ("critic_error", "auc", "q_mean", "q_std", "correlation")
+            curve.append({"step": step} | dict.fromkeys(columns))
+            continue
+        if held_out is None:
+            data = (folder / job.dataset).resolve()
+            held_out = measure.load_held_out(data, list(algo.obs_shapes))
+            returns = held_out.returns(algo.algo_config.discount)
+        q = measure.held_out_values(algo, held_out)
+        assert q is not None
+        curve.append({"step": step} | measure.critic_measures(q, returns, held_out.succeeds()))
+    errors = metrics.read_run(run_folder(folder)).get("Valid/vae/action_error")
+    return {"curve": curve, "action_error": errors.values[-1] if errors else None}
+
+
+def _roll_out(job: Job, folder: Path) -> dict[str, Any]:
+    """Play the episodes that are missing."""
+    from robomimic_vae_ext.rollout import episodes
+    from robomimic_vae_ext.study import rollouts
+
+    path, plan = folder / EPISODES, job.evaluation
+    records = rollouts.read(path)
+    by_step = checkpoints(job, folder)
+    for step in job.rollout_steps:
+        count = plan.final_episodes if step == job.steps else plan.earlier_episodes
+        played = {record["index"] for record in records if record["step"] == step}
+        missing = [index for index in range(count) if index not in played]
+        if not missing:
+            continue
+        checkpoint = episodes.load_checkpoint(by_step[step])
+        discount = json.loads(checkpoint["config"])["algo"].get("discount")
+        player = rollouts.Player(checkpoint, job.horizon, discount)
+        for index in missing:
+            begin = time.perf_counter()
+            record = {"step": step} | player.play(index, plan.seed)
+            records.append(record | {"seconds": round(time.perf_counter() - begin, 3)})
+            rollouts.append(path, records[-1])
+    final = [record for record in records if record["step"] == job.steps]
+    return {
+        "seconds": sum(record["seconds"] for record in records),
+        "rollouts": [
+            rollouts.summary(step, [record for record in records if record["step"] == step])
+            for step in sorted(job.rollout_steps)
+        ],
+        "value_pairs": rollouts.thinned_pairs(final),
+    }
+
+
+# ---- result ----
+
+
+def _result(job: Job, folder: Path, train: Any, measured: Any, rollouts: Any) -> dict[str, Any]:
+    config = json.loads((run_folder(folder) / "config.json").read_text())
+    # Names, not paths: a result may be published.
+    config["train"]["data"] = Path(job.dataset).name
+    config["train"]["output_dir"] = "."
+    return {
+        "task": job.task,
+        "arm": job.arm,
+        "seed": job.seed,
+        "algo": config["algo_name"],
+        "steps": job.steps,
+        "batch_size": job.batch_size,
+        "curve": measured["curve"],
+        "rollouts": rollouts["rollouts"],
+        "action_error": measured["action_error"],
+        "value_pairs": rollouts["value_pairs"],
+        "seconds": {
+            "train": train["seconds"],
+            "measure": measured["seconds"],
+            "rollouts": rollouts["seconds"],
+        },
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
+        "config": config,
+    }
+
+
+# ---- the process ----
+
+
+def _stop_with_parent(every: float = 1.0) -> None:
+    """End this process when its parent has ended, however that came: nobody waits for it then."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(every)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(argv: list[str]) -> int:
+    """Run one job; the exit code is 0 if it has its result."""
+    parser = argparse.ArgumentParser(
+        prog="robomimic_vae_ext.study.stages", description=run_job.__doc__
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--cuda", action="store_true")
+    args = parser.parse_args(argv)
+    _stop_with_parent()
+    logging.basicConfig(level=logging.WARNING)
+    # robosuite's advice on its settings; a filter, since robosuite sets the level itself.
+    logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
+    try:
+        run_job(args.folder, args.cuda)
+    except VaeExtError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -215,7 +215,7 @@ def _check_observations(
     first: str,
     need_next: bool,
 ) -> None:
-    """Compare shapes of a demonstration's observations with those of the first."""
+    """Compare observations' shapes with those of the first demonstration; look for NaN."""
     for part in ("obs", "next_obs") if need_next else ("obs",):
         if part not in demo:
             raise DatasetError(
@@ -237,6 +237,9 @@ def _check_observations(
                     f"{(length, *shape)}, by its number of actions and data/{first}",
                     "Leave out this demonstration or collect it again.",
                 )
+            # Not pictures: reading them would take minutes.
+            if len(shape) < 2 and demo[part][key].dtype.kind == "f":
+                _check_finite(demo[part][key][()], f"{where}/{part}/{key}")
 
 
 def _check_action_sizes(

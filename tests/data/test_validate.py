@@ -85,6 +85,18 @@ BROKEN: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     ),
     "NaN action": (put("data/demo_0/actions", (2, 1), np.nan), "NaN or infinite at step 2"),
     "big action": (put("data/demo_0/actions", (2, 1), -1.5), "reaches 1.5"),
+    "NaN observation": (
+        put("data/demo_1/obs/robot0_eef_pos", (3, 1), np.nan),
+        "data/demo_1/obs/robot0_eef_pos is NaN or infinite at step 3",
+    ),
+    "inf next observation": (
+        put("data/demo_0/next_obs/robot0_eef_pos", (4, 0), -np.inf),
+        "data/demo_0/next_obs/robot0_eef_pos is NaN or infinite at step 4",
+    ),
+    "NaN done": (
+        lambda f: replace(f, "data/demo_1/dones", np.array([0, np.nan, 0, 1])),
+        "demo_1/dones is NaN or infinite at step 1",
+    ),
     "inf reward": (put("data/demo_0/rewards", 3, np.inf), "rewards is NaN or infinite at step 3"),
     "no rewards": (drop("data/demo_1/rewards"), "has no rewards.*convert_dataset.py"),
     "no dones": (drop("data/demo_1/dones"), "has no dones.*convert_dataset.py"),

@@ -1,4 +1,4 @@
-"""What batches cost: robomimic's SequenceDataset against our in-memory replay.
+"""What batches cost: robomimic's SequenceDataset against our replay, in memory and on disk.
 
 Both are served as stock train.py serves them: a DataLoader with the config's worker count.
 """
@@ -24,6 +24,7 @@ from robomimic_vae_ext.benchmark import files, peers, timing
 # Changes of the config for each way to load.
 WAYS: dict[str, dict[str, Any]] = {
     "replay": {"algo": {"replay": {"enabled": True}}},
+    "replay_disk": {"algo": {"replay": {"enabled": True, "storage": "disk"}}},
     "stock_low_dim_cache": {
         "algo": {"replay": {"enabled": False}},
         "train": {"hdf5_cache_mode": "low_dim"},
@@ -117,7 +118,15 @@ def _data_entry(config: Any, path: Path) -> Any:
 
 
 def _loader(dataset: Any, batch_size: int) -> DataLoader:
-    return DataLoader(dataset, batch_size=batch_size, shuffle=True, num_workers=0, drop_last=True)
+    sampler = dataset.get_dataset_sampler()
+    return DataLoader(
+        dataset,
+        sampler=sampler,
+        shuffle=sampler is None,
+        batch_size=batch_size,
+        num_workers=0,
+        drop_last=True,
+    )
 
 
 def _endless(loader: DataLoader) -> Iterator[Any]:
@@ -127,6 +136,8 @@ def _endless(loader: DataLoader) -> Iterator[Any]:
 
 def held_bytes(root: Any) -> int:
     """Bytes of all arrays and tensors that an object holds, shared memory counted once.
+
+    Files that are mapped into memory do not count: the operating system drops their pages at will.
 
     Args:
         root: a dataset; its attributes, and what is in them, are followed.
@@ -142,6 +153,8 @@ def held_bytes(root: Any) -> int:
         if isinstance(item, torch.Tensor):
             storage = item.untyped_storage()
             buffers[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(item, np.memmap):
+            continue
         elif isinstance(item, np.ndarray):
             while isinstance(item.base, np.ndarray):
                 item = item.base

@@ -23,6 +23,7 @@ def test_every_number_is_produced(
     raw = 3 * 20 * 2 * IMAGE_SIZE * IMAGE_SIZE * 3
     assert found["raw_image_bytes"] == raw
     assert found["memory"]["replay"] < 1.2 * raw  # one more frame a demonstration, and the rest
+    assert found["memory"]["replay_disk"] < 0.2 * raw
     assert found["memory"]["stock_low_dim_cache"] < 0.2 * raw
     assert found["memory"]["stock_full_cache"] > 8 * raw  # windows of five, obs and next_obs
     for times in found["epochs"]["tiny"].values():
@@ -38,3 +39,9 @@ def test_shared_memory_is_counted_once() -> None:
     tensor = torch.zeros(500, dtype=torch.uint8)
     views = {"a": array, "b": [array[10:], torch.from_numpy(array)], "c": (tensor, tensor[3:])}
     assert loading.held_bytes(views) == 1500
+
+
+def test_mapped_files_are_not_memory(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(1000))
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="c")
+    assert loading.held_bytes([mapped, np.zeros(10, dtype=np.uint8)]) == 10

@@ -49,7 +49,7 @@ def mujoco_py_stand_in() -> Iterator[None]:
 
 
 def serve_in_memory_replay(train_utils: ModuleType) -> None:
-    """Let stock `train.py` draw batches for `lapo` from an in-memory replay.
+    """Let stock `train.py` draw batches for `lapo` from our replay, in memory or on disk.
 
     What: wraps `dataset_factory`. Configs of other algorithms, and ours with
     `algo.replay.enabled = false`, go to robomimic's own SequenceDataset untouched.

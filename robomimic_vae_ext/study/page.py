@@ -49,18 +49,27 @@ MEANING: Final = (
     "the checkpoint that has it; ∞: never. Steps are medians, all other columns means over seeds."
 )
 
+LOOK: Final = (
+    "Final checkpoints, held-out pictures of the middle of a demonstration in which both cubes can "
+    "be seen apart. Shares are of the absolute gradient of Q(s, a) by the picture (smoothed over "
+    "noisy copies): where Q is sensitive, which is not yet what it has understood. The last column "
+    "asks that directly: both cubes swap their colours in the pictures of all cameras, so that a "
+    "step towards the rewarded cube becomes one towards the other; mean absolute change of Q(s, a)."
+)
+
 
 def document(
-    summary: Summary, manifest: Mapping[str, Any], figures: Sequence[Figure], kept: str | None
+    summary: Summary, data: Mapping[str, Any], figures: Sequence[Figure], kept: str | None
 ) -> str:
     """The whole page.
 
     Args:
         summary: of the finished jobs.
-        manifest: from `results.gather`.
+        data: from `results.gather`.
         figures: that lie beside the page.
         kept: what stands between the discussion markers of the page as it is, or None.
     """
+    manifest = data["manifest"]
     name = manifest["study"]["name"]
     parts = [
         "# Results",
@@ -78,6 +87,8 @@ def document(
     ]
     for task in summary.tasks:
         parts += _task(summary, manifest, task)
+    for task, found in data["saliency"].items():
+        parts += [f"## What moves Q in `{task}`", LOOK, _saliency(summary, found)]
     parts += ["## Figures", *(f"![{figure.text}]({figure.name})" for figure in figures)]
     parts += ["## What is missing", _missing(summary, manifest)]
     parts += ["## How it was made", _made(summary, manifest)]
@@ -194,6 +205,23 @@ def _comparisons(summary: Summary, task: str, arms: Sequence[str]) -> str:
     return markdown.table(head, rows)
 
 
+def _saliency(summary: Summary, found: Mapping[str, Any]) -> str:
+    """Shares of the gradient, and what swapping the colours does to Q."""
+    rows = [("all pixels alike", "", *(markdown.number(x) for x in found["pixels"]), "")]
+    for arm in summary.arms:
+        models = [model for model in found["models"] if model["arm"] == arm]
+        if not models:
+            continue
+        columns = [*zip(*(model["shares"] for model in models), strict=True)]
+        columns.append(tuple(model["swap"] for model in models))
+        cells = [markdown.with_interval(statistics.mean(column)) for column in columns]
+        rows.append((f"`{arm}`", str(len(models)), *cells))
+    head = ("arm", "seeds", "around the red cube", "around the green cube", "elsewhere",
+            "change of Q when the colours are swapped")  # fmt: skip
+    table = markdown.table(head, rows)
+    return f"{table}\n\nMeans over {found['views']} held-out pictures and the seeds."
+
+
 def _missing(summary: Summary, manifest: Mapping[str, Any]) -> str:
     texts = []
     for task in summary.tasks:
@@ -217,7 +245,7 @@ def _made(summary: Summary, manifest: Mapping[str, Any]) -> str:
     versions = ", ".join(
         f"{name} {' and '.join(found)}" for name, found in sorted(manifest["versions"].items())
     )
-    commits = ", ".join(f"`{commit[:12]}`" for commit in manifest["commits"]) or "not known"
+    commits = ", ".join(f"`{commit}`" for commit in manifest["commits"]) or "not known"
     rows = [
         (f"`{name}`", f"`{arm['config']}`", f"`{json.dumps(arm['set'])}`" if arm.get("set") else "")
         for name, arm in study["arms"].items()
@@ -226,7 +254,7 @@ def _made(summary: Summary, manifest: Mapping[str, Any]) -> str:
     return "\n\n".join([
         f"```bash\n{manifest['command']}\n```",
         "The same command goes on with what is missing, and writes this page anew at its end. "
-        "[study_protocol.md](study_protocol.md) says what was decided before the runs.",
+        "docs/study_protocol.md says what was decided before the runs.",
         f"Seeds {', '.join(map(str, summary.seeds))}; {training['steps']:,} gradient steps of "
         f"batch {training['batch_size']} and a checkpoint every "
         f"{training['steps_per_checkpoint']}, unless a table says otherwise; "

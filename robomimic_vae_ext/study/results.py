@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,13 +17,13 @@ from typing import Any, Final
 import h5py
 
 from robomimic_vae_ext.errors import DatasetError
-from robomimic_vae_ext.study import claims, markdown, page, records, study_plots
-from robomimic_vae_ext.study.protocol import DATASETS_FOLDER, Protocol
+from robomimic_vae_ext.study import claims, jobs, markdown, page, records, study_plots
+from robomimic_vae_ext.study.datasets import dataset_path
+from robomimic_vae_ext.study.protocol import Protocol
 from robomimic_vae_ext.study.summary import Summary
 
-logger = logging.getLogger(__name__)
-
 NAME: Final = "results"
+LAPO: Final = "lapo"
 README_MARKER: Final = "results"
 
 
@@ -43,7 +42,12 @@ def write_results(study: Protocol, out: Path, docs: Path) -> str:
     Raises:
         DatasetError: no job is done, or a result is damaged.
     """
-    data = gather(study, out, docs.resolve().parent)
+    data = gather(study, out, docs)
+    looks = _looks(study, out, summary_of(data))
+    for task, found in looks.items():
+        docs.mkdir(parents=True, exist_ok=True)
+        study_plots.saliency(found, [arm.name for arm in study.arms], docs, task)
+    data["saliency"] = {task: found.as_dict() for task, found in looks.items()}
     return publish(data, docs)
 
 
@@ -58,24 +62,26 @@ def publish(data: Mapping[str, Any], docs: Path) -> str:
     markdown.write(docs / f"{NAME}.json", json_text(data))
     markdown.write(docs / f"{NAME}.csv", csv_text(summary))
     figures = study_plots.all_figures(summary, data["manifest"]["demonstrations"], docs)
+    drawn = [study_plots.saliency_figure(task) for task in data["saliency"]]
+    figures += [figure for figure in drawn if (docs / figure.name).is_file()]
     document = docs / f"{NAME}.md"
     old = document.read_text(encoding="utf-8") if document.is_file() else ""
     kept = markdown.between(old, page.DISCUSSION)
-    markdown.write(document, page.document(summary, data["manifest"], figures, kept))
+    markdown.write(document, page.document(summary, data, figures, kept))
     markdown.fill(docs.resolve().parent / "README.md", README_MARKER, page.short(summary))
     return f"{claims.table(summary)}\n\n{page.status(summary)}"
 
 
-def gather(study: Protocol, out: Path, base: Path) -> dict[str, Any]:
+def gather(study: Protocol, out: Path, docs: Path) -> dict[str, Any]:
     """Read every finished job of a study.
 
     Args:
         study: the plan; jobs in the folder that it does not name are left out and counted.
         out: its folder.
-        base: paths in the manifest are relative to this folder.
+        docs: folder of the page, for the manifest.
 
     Returns:
-        `manifest` and `records`, plain types.
+        `manifest`, `records` and an empty `saliency`, plain types.
 
     Raises:
         DatasetError: no job is done, or a result is damaged.
@@ -93,8 +99,8 @@ def gather(study: Protocol, out: Path, base: Path) -> dict[str, Any]:
     versions = sorted({item for record in kept for item in record.versions.items()})
     manifest = {
         "study": json.loads(study.path.read_text(encoding="utf-8")),
-        "command": f"python scripts/compare.py --study {_relative(study.path, base)} "
-        f"--out {_relative(out, base)}",
+        "command": f"python scripts/compare.py --study {_typed(study.path)} "
+        f"--out {_typed(out)} --docs {_typed(docs)}",
         "jobs": {
             "planned": len(wanted),
             "done": len(kept),
@@ -104,11 +110,14 @@ def gather(study: Protocol, out: Path, base: Path) -> dict[str, Any]:
         "commits": sorted({record.commit for record in kept if record.commit}),
         "other_lengths": _other_lengths(study, kept),
         "demonstrations": {
-            task.name: count_successes(task.dataset or out / DATASETS_FOLDER / f"{task.name}.hdf5")
-            for task in study.tasks
+            task.name: count_successes(dataset_path(task, out)) for task in study.tasks
         },
     }
-    return {"manifest": manifest, "records": [record.as_dict() for record in kept]}
+    return {
+        "manifest": manifest,
+        "saliency": {},
+        "records": [record.as_dict() for record in kept],
+    }
 
 
 def summary_of(data: Mapping[str, Any]) -> Summary:
@@ -144,9 +153,9 @@ def csv_text(summary: Summary) -> str:
 
 def json_text(data: Mapping[str, Any]) -> str:
     """One line a job, so that versions of the file can be compared."""
-    jobs = ",\n".join(json.dumps(job, separators=(",", ":")) for job in data["records"])
-    manifest = json.dumps(data["manifest"], indent=1)
-    return f'{{"manifest": {manifest},\n"records": [\n{jobs}\n]}}\n'
+    lines = ",\n".join(json.dumps(job, separators=(",", ":")) for job in data["records"])
+    manifest, saliency = (json.dumps(data[key], indent=1) for key in ("manifest", "saliency"))
+    return f'{{"manifest": {manifest},\n"saliency": {saliency},\n"records": [\n{lines}\n]}}\n'
 
 
 def _cell(value: Any) -> Any:
@@ -163,7 +172,26 @@ def _other_lengths(study: Protocol, found: list[records.Record]) -> list[str]:
     ]
 
 
-def _relative(path: Path, base: Path) -> str:
-    """A path as one would type it in the repository; outside of it, its name alone."""
-    relative = os.path.relpath(path.resolve(), base.resolve())
+def _typed(path: Path) -> str:
+    """A path as one would type it here; outside of the current folder, its name alone."""
+    relative = os.path.relpath(path.resolve(), Path.cwd())
     return path.name if relative.startswith("..") else relative
+
+
+def _looks(study: Protocol, out: Path, summary: Summary) -> dict[str, Any]:
+    """What the models look at, of every task with two cubes whose checkpoints are there."""
+    from robomimic_vae_ext.study import saliency  # imports torch; a page alone does not need it
+
+    looks = {}
+    for task in study.tasks:
+        found = {}
+        for record in summary.records:
+            folder = out / record.task / record.arm / f"seed_{record.seed}"
+            if record.task == task.name and record.algo == LAPO and (folder / jobs.JOB).is_file():
+                checkpoint = jobs.last_checkpoint(folder)
+                if checkpoint.is_file():
+                    found[record.arm, record.seed] = checkpoint
+        look = saliency.look_at(dataset_path(task, out), found) if found else None
+        if look is not None:
+            looks[task.name] = look
+    return looks

@@ -21,6 +21,7 @@ STYLES: Final = ("-", "--", "-.", ":")
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 BINS: Final = 8  # of Q, with the same number of steps in each
 DPI: Final = 110
+VIEWS: Final = 3  # rows of the saliency figure
 
 
 class Figure(NamedTuple):
@@ -127,6 +128,45 @@ def success_bars(
     _titles(summary, grid[0])
     text = "Success of the final policies with 95 % intervals; dots: seeds."
     return _save(figure, docs, "results_success.png", text)
+
+
+def saliency_figure(task: str) -> Figure:
+    """The file of a task's saliency maps, which need the checkpoints to be drawn."""
+    text = (
+        "Absolute gradient of Q(s, a) by the picture, one seed of each arm, each map from its own "
+        "0 to its own largest value; Q of the picture, and with the colours of the cubes swapped."
+    )
+    return Figure(f"results_saliency_{task}.png", text)
+
+
+def saliency(found: Any, arms: Sequence[str], docs: Path, task: str) -> None:
+    """Draw a few views and, beside each, where the Q of each arm is sensitive.
+
+    Args:
+        found: `saliency.TaskLook` (whose module imports torch, so it is not named as type here).
+        arms: in the order of the columns.
+        docs: folder to write to.
+        task: for the name of the file.
+    """
+    first = {arm: min(seed for a, seed in found.looks if a == arm)
+             for arm in arms if any(a == arm for a, _ in found.looks)}  # fmt: skip
+    rows = np.linspace(0, len(found.views) - 1, min(VIEWS, len(found.views))).round().astype(int)
+    figure, grid = plt.subplots(
+        len(rows), 1 + len(first), squeeze=False, layout="constrained",
+        figsize=(2.5 * (1 + len(first)), 2.7 * len(rows)),
+    )  # fmt: skip
+    for axis in grid.flat:
+        axis.set_axis_off()
+    for line, index in zip(grid, rows, strict=True):
+        line[0].imshow(found.views[index].picture)
+        for axis, (arm, seed) in zip(line[1:], first.items(), strict=True):
+            look = found.looks[arm, seed]
+            axis.imshow(found.views[index].picture.mean(axis=-1), cmap="gray", vmax=400)
+            axis.imshow(look.maps[index], cmap="inferno", alpha=0.7)
+            values = f"Q {look.q[index]:.2f}, swapped {look.q_swapped[index]:.2f}"
+            axis.set_title(f"{arm}, seed {seed}\n{values}", fontsize=9)
+    figure.savefig(docs / saliency_figure(task).name, dpi=DPI)
+    plt.close(figure)
 
 
 def _grid(summary: Summary, rows: int, height: float) -> tuple[Any, np.ndarray]:

@@ -138,7 +138,7 @@ def test_results_of_other_studies_and_lengths_are_told(tmp_path: Path) -> None:
     short = synthetic.result("own", "vae", 1) | {"steps": 1000}
     synthetic.write_result(tmp_path / "runs", short)
     synthetic.write_result(tmp_path / "runs", synthetic.result("own", "vae", 2) | {"arm": "other"})
-    manifest = results.gather(study, tmp_path / "runs", tmp_path)["manifest"]
+    manifest = results.gather(study, tmp_path / "runs", tmp_path / "docs")["manifest"]
     assert manifest["other_lengths"] == ["own/vae/seed_1: 1000 steps"]
     assert manifest["jobs"] == {"planned": 50, "done": 1, "not_of_this_study": 1}
 
@@ -146,14 +146,14 @@ def test_results_of_other_studies_and_lengths_are_told(tmp_path: Path) -> None:
 def test_errors_are_one_sentence(tmp_path: Path) -> None:
     study = synthetic.write_study(tmp_path)
     with pytest.raises(DatasetError, match="holds no result of study 'made_up'"):
-        results.gather(study, tmp_path / "runs", tmp_path)
+        results.gather(study, tmp_path / "runs", tmp_path / "docs")
     path = synthetic.write_result(tmp_path / "runs", synthetic.result("own", "vae", 1))
     path.write_text(path.read_text().replace('"successes": ', '"successes": 9'))
     with pytest.raises(DatasetError, match="do not fit the list of episodes"):
-        results.gather(study, tmp_path / "runs", tmp_path)
+        results.gather(study, tmp_path / "runs", tmp_path / "docs")
     path.write_text("{")
     with pytest.raises(DatasetError, match="cannot be read"):
-        results.gather(study, tmp_path / "runs", tmp_path)
+        results.gather(study, tmp_path / "runs", tmp_path / "docs")
 
 
 def test_a_record_comes_back_from_json() -> None:
@@ -187,6 +187,6 @@ def test_sentences_fit_any_outcome(written: tuple[Path, str]) -> None:
     """The generated words judge nothing; only the column of verdicts does."""
     folder, _ = written
     data = json.loads((folder / "docs" / "results.json").read_text())
-    text = page.document(results.summary_of(data), data["manifest"], [], None)
+    text = page.document(results.summary_of(data), data, [], None)
     for word in ("better", "worse", "proves", "confirms", "unfortunately"):
         assert word not in text.lower()

@@ -1,0 +1,145 @@
+"""What moves Q in a picture, on models and pictures where it is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from robomimic_vae_ext.study import saliency, study_plots
+from tests.conftest import CAMERAS, IMAGE_SIZE, OBS_DIMS
+
+RED, GREEN = (190, 40, 45), (60, 140, 70)
+RED_AT, GREEN_AT = (slice(8, 14), slice(8, 14)), (slice(26, 32), slice(26, 32))
+
+
+def picture(hidden: bool = False) -> np.ndarray:
+    """Two squares on a light table, or the red one alone."""
+    found = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), 240, dtype=np.uint8)
+    found[:6] = 90
+    found[RED_AT] = RED
+    if not hidden:
+        found[GREEN_AT] = GREEN
+    return found
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Path:
+    """Four held-out demonstrations; in the last one the green cube is hidden."""
+    path = tmp_path / "play.hdf5"
+    with h5py.File(path, "w") as file:
+        file.create_group("data").attrs["env_args"] = json.dumps({"env_name": "PlayLift"})
+        for index in range(4):
+            demo = file.create_group(f"data/demo_{index}")
+            demo["actions"] = np.zeros((3, 7))
+            for key, size in OBS_DIMS.items():
+                demo[f"obs/{key}"] = np.zeros((3, size))
+            for key in CAMERAS:
+                demo[f"obs/{key}"] = np.stack([picture(hidden=index == 3)] * 3)
+        file["mask/valid"] = [f"demo_{index}".encode() for index in range(4)]
+    return path
+
+
+def test_cubes_are_found_and_nothing_else() -> None:
+    red, green = saliency.cubes(picture())
+    assert red.sum() == green.sum() == 36
+    assert red[RED_AT].all() and green[GREEN_AT].all()
+    assert not any(mask.any() for mask in saliency.cubes(np.full((9, 9, 3), 130, np.uint8)))
+
+
+def test_a_window_reaches_so_many_pixels_further() -> None:
+    mask = np.zeros((9, 9), dtype=bool)
+    mask[4, 0] = True
+    expected = np.zeros((9, 9), dtype=bool)
+    expected[2:7, :3] = True
+    assert np.array_equal(saliency.widen(mask, 2), expected)
+
+
+def test_views_show_both_cubes(play: Path, dataset: Path) -> None:
+    assert saliency.has_cubes(play) and not saliency.has_cubes(dataset)
+    found = saliency.views(play)
+    assert len(found) == 3
+    shares = found[0].shares(found[0].red.astype(float))
+    assert shares == (1.0, 0.0, 0.0)
+    assert sum(found[0].shares(np.random.default_rng(0).uniform(size=(44, 44)))) == 1.0
+
+
+def test_swapping_colours_is_its_own_inverse(play: Path) -> None:
+    view = saliency.views(play)[0]
+    swapped = view.swapped()
+    for key in CAMERAS:
+        assert tuple(swapped[key][0, 10, 10]) == (RED[1], RED[0], RED[2])
+        assert np.array_equal(swapped[key][0, 40], view.obs[key][0, 40])
+    back = saliency.View(swapped, view.action, view.red, view.green).swapped()
+    assert np.array_equal(back[CAMERAS[0]], view.obs[CAMERAS[0]])
+    assert np.array_equal(swapped["object"], view.obs["object"])
+
+
+def linear(weights: torch.Tensor) -> Any:
+    """A model whose Q is a weighted sum of the first camera's picture (3, H, W)."""
+
+    def encode(obs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return (obs[saliency.CAMERA].squeeze(1) * weights).flatten(1).sum(dim=1)
+
+    critic = SimpleNamespace(q_values=lambda features, _: torch.stack([features, features]))
+    return SimpleNamespace(
+        obs_shapes={saliency.CAMERA: None},
+        device=torch.device("cpu"),
+        encode=encode,
+        nets={"critic": critic},
+        algo_config=SimpleNamespace(critic=SimpleNamespace(doubleq_min=1.0)),
+    )
+
+
+def test_the_gradient_of_a_linear_q_is_its_weights(
+    play: Path, make_config: Callable[..., Any]
+) -> None:
+    make_config()  # robomimic must know which observations are pictures
+    view = saliency.views(play)[0]
+    weights = torch.zeros(3, IMAGE_SIZE, IMAGE_SIZE)
+    weights[0][RED_AT] = -2.0
+    found = saliency.gradient(linear(weights), view)
+    assert np.allclose(found, weights.abs().sum(dim=0), atol=1e-5)
+    assert view.shares(found) == (1.0, 0.0, 0.0)
+    red = saliency.value(linear(weights), view.obs, view.action)
+    assert red == pytest.approx(-2 * 36 * RED[0] / 255, rel=1e-4)
+    assert saliency.value(linear(weights), view.swapped(), view.action) == pytest.approx(
+        -2 * 36 * RED[1] / 255, rel=1e-4
+    )
+
+
+def test_models_of_a_task_in_numbers_and_a_figure(
+    play: Path, dataset: Path, make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import matplotlib.image
+
+    model = make_model()
+    model.set_eval()
+    monkeypatch.setattr(saliency.episodes, "load_checkpoint", lambda path: path)
+    monkeypatch.setattr(saliency.measure, "load_policy", lambda _: model)
+    checkpoints = {("vae", 1): Path("a"), ("vae", 2): Path("b"), ("critic", 1): Path("c")}
+    assert saliency.look_at(dataset, checkpoints) is None  # not PlayLift
+    found = saliency.look_at(play, checkpoints)
+    assert found is not None
+    values = found.as_dict()
+    assert values["views"] == 3 and len(values["models"]) == 3
+    assert values["pixels"][0] == pytest.approx(100 / 44**2, abs=1e-4)  # (6 + 2 * 2)^2
+    for entry in values["models"]:
+        assert sum(entry["shares"]) == pytest.approx(1.0, abs=1e-3) and entry["swap"] > 0
+    assert found.looks["vae", 1].q[0] == pytest.approx(_value(model, found.views[0]), rel=1e-5)
+    study_plots.saliency(found, ["critic", "vae"], play.parent, "play")
+    name = study_plots.saliency_figure("play").name
+    assert matplotlib.image.imread(play.parent / name)[..., :3].std() > 0.05
+
+
+def _value(model: Any, view: saliency.View) -> float:
+    """Q by the algorithm's own function."""
+    obs = {key: saliency.measure.process(view.obs[key], key, model) for key in model.obs_shapes}
+    return float(model.get_state_action_value(obs, torch.from_numpy(view.action).float()))

@@ -16,7 +16,7 @@ logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= l
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--env", default="Lift", help="Lift, Stack, PickPlaceCan or PlayLift")
-    parser.add_argument("--quality", default="mixed", help="expert, mixed, noisy or random")
+    parser.add_argument("--quality", default="mixed", help="expert, mixed, noisy, random, paired")
     parser.add_argument("--n", type=int, default=200, help="number of episodes")
     parser.add_argument("--cameras", nargs="*", default=[], help="none: low-dimensional only")
     parser.add_argument("--size", type=int, default=84, help="of the pictures [pixel]")

@@ -87,7 +87,12 @@ class StackFast(FastRendering, Stack):
 
 
 class PickPlaceCanFast(FastRendering, PickPlaceCan):
-    """robosuite's PickPlaceCan with `FastRendering`."""
+    """robosuite's PickPlaceCan with `FastRendering`; a can that falls off the bins is lost."""
+
+    def check_failure(self) -> bool:
+        """Return whether the can lies lower than the bins, out of the robot's reach."""
+        height = self.sim.data.body_xpos[self.obj_body_id["Can"]][2]
+        return bool(height < self.bin1_pos[2] - 0.1)
 
 
 class PlayLift(FastRendering, Stack):

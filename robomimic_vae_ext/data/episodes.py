@@ -47,6 +47,12 @@ class CollectSettings:
                 f"one of {', '.join(experts.QUALITIES)}",
                 "Choose one of them with --quality.",
             )
+        if self.quality == experts.PAIRED and self.env.task not in experts.PAIRED_TASKS:
+            raise DatasetError(
+                f"quality {self.quality!r} with the environment {self.env.task}",
+                f"for this quality one of {', '.join(experts.PAIRED_TASKS)}",
+                "Change --quality or --env.",
+            )
         bounds = (("n", self.n, 1), ("seed", self.seed, 0), ("horizon", self.horizon, 0))
         for name, value, least in bounds:
             if value < least:
@@ -74,9 +80,12 @@ def run_episode(env: Any, settings: CollectSettings, index: int) -> dict[str, An
         `obs`: one array (T + 1, ...) per key, the last one after the last action; `actions`
         (T, 7), `rewards` (T,), `dones` (T,), `states` (T, S), and `attrs`.
     """
-    env_seed, behaviour_seed = np.random.SeedSequence(settings.seed, spawn_key=(index,)).spawn(2)
+    # Both episodes of a pair have one start and one sequence of noise: they part where the
+    # behaviours do.
+    key = index // 2 if settings.quality == experts.PAIRED else index
+    env_seed, behaviour_seed = np.random.SeedSequence(settings.seed, spawn_key=(key,)).spawn(2)
     rng = np.random.default_rng(behaviour_seed)
-    behaviour = experts.draw_behaviour(settings.quality, rng)
+    behaviour = experts.draw_behaviour(settings.quality, rng, index)
     expert = experts.EXPERTS[settings.env.task](behaviour, rng)
     seed = int(env_seed.generate_state(1)[0])
     envs.reseed(env, seed)

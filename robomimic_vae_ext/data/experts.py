@@ -26,6 +26,7 @@ SLIP: Final = 0.012  # [m] how far an object may slip down between closed finger
 CUBE_ON_CUBE: Final = 0.045  # [m] height of Stack's red cube over the green one
 LOW_ENOUGH: Final = 0.052  # [m] the red cube may fall so far when it is let go
 CAN_PLACE: Final = np.array([0.1975, 0.4025, 0.97])  # [m] above the can's quarter of the bin
+CAN_TOSS: Final = np.array([0.10, -0.60, 1.00])  # [m] beside the bins, above the floor
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Behaviour:
         offset: how far beside the object the grasp goes [m].
         offset_steps: after so many steps the offset is gone.
         random: uniformly random actions instead of the expert's.
+        toss: carry the object out of the workspace and drop it there (PickPlaceCan only).
     """
 
     name: str
@@ -45,6 +47,7 @@ class Behaviour:
     offset: float = 0.0
     offset_steps: int = 0
     random: bool = False
+    toss: bool = False
 
 
 CLEAN: Final = Behaviour("clean")
@@ -54,6 +57,13 @@ NOISE_HIGH: Final = Behaviour("noise_high", noise=0.7)
 RECOVERY: Final = Behaviour("recovery", noise=0.15, offset=0.045, offset_steps=30)
 OFFSET: Final = Behaviour("offset", noise=0.15, offset=0.045, offset_steps=1_000_000)
 RANDOM: Final = Behaviour("random", random=True)
+PLACED: Final = Behaviour("placed", noise=0.15)
+TOSSED: Final = Behaviour("tossed", noise=0.15, toss=True)
+
+# Episodes 2k and 2k + 1 of this quality start from the same state; the first succeeds, the second
+# throws the can away. As robomimic's Can-Paired: what to imitate, only the reward tells.
+PAIRED: Final = "paired"
+PAIRED_TASKS: Final = ("PickPlaceCan",)
 
 # Probability of each behaviour under each quality. Successful episodes, measured with seed 0 and
 # the tasks' own horizons: expert (60 episodes) Lift 60, Stack 59, PickPlaceCan 60; mixed (200
@@ -71,15 +81,17 @@ QUALITIES: Final[dict[str, tuple[tuple[Behaviour, float], ...]]] = {
     ),
     "noisy": ((NOISE_MEDIUM, 0.5), (NOISE_HIGH, 0.5)),
     "random": ((RANDOM, 1.0),),
+    PAIRED: ((PLACED, 0.5), (TOSSED, 0.5)),
 }
 
 
-def draw_behaviour(quality: str, rng: np.random.Generator) -> Behaviour:
+def draw_behaviour(quality: str, rng: np.random.Generator, index: int = 0) -> Behaviour:
     """Draw the behaviour of one episode.
 
     Args:
         quality: one of `QUALITIES`.
         rng: the episode's own generator.
+        index: of the episode; decides alone where the quality is `PAIRED`.
 
     Raises:
         DatasetError: an unknown quality.
@@ -91,6 +103,8 @@ def draw_behaviour(quality: str, rng: np.random.Generator) -> Behaviour:
             "Choose one of them with --quality.",
         )
     behaviours, weights = zip(*QUALITIES[quality], strict=True)
+    if quality == PAIRED:
+        return (PLACED, TOSSED)[index % 2]
     chosen: Behaviour = behaviours[rng.choice(len(behaviours), p=weights)]
     return chosen
 
@@ -211,20 +225,25 @@ class StackExpert(Expert):
 
 
 class PickPlaceCanExpert(Expert):
-    """Grasps the can, carries it over its quarter of the other bin and drops it."""
+    """Grasps the can, carries it over its quarter of the other bin (or away) and drops it."""
 
     grasp = Grasp("Can_pos", height=0.02, reach=0.018, contact=0.060, held=0.053)
 
+    @property
+    def place(self) -> np.ndarray:
+        """Where the can is let go: (3,) [m]."""
+        return CAN_TOSS if self.behaviour.toss else CAN_PLACE
+
     def _decide(self, obs: dict[str, Any]) -> tuple[np.ndarray, float]:
         """Let go of a can that is over its place, else grasp and carry."""
-        beside = obs["Can_pos"][:2] - CAN_PLACE[:2]
+        beside = obs["Can_pos"][:2] - self.place[:2]
         if np.max(np.abs(beside)) < 0.05:
             return obs["robot0_eef_pos"], OPEN
         return super()._decide(obs)
 
     def _carry(self, obs: dict[str, Any]) -> tuple[np.ndarray, float]:
         """Up and over the wall between the bins."""
-        return carry_over(obs, obs["Can_pos"], CAN_PLACE), CLOSE
+        return carry_over(obs, obs["Can_pos"], self.place), CLOSE
 
 
 class PlayLiftExpert(LiftExpert):

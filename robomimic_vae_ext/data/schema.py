@@ -67,7 +67,7 @@ def write_dataset(
     Returns:
         Totals.
     """
-    total, behaviours, successes = 0, [], []
+    total, behaviours, successes, starts = 0, [], [], []
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
         for index, episode_path in enumerate(episodes):
@@ -75,9 +75,10 @@ def write_dataset(
                 total += _copy_episode(episode, data.create_group(f"demo_{index}"), compress)
                 behaviours.append(str(episode.attrs["behaviour"]))
                 successes.append(bool(episode.attrs["success"]))
+                starts.append(episode.attrs.get("seed", f"demo_{index}"))
         data.attrs["total"] = total
         data.attrs["env_args"] = json.dumps(env_args, indent=4)
-        masks = make_masks(behaviours, successes, seed)
+        masks = make_masks(behaviours, successes, seed, starts)
         for name, demos in masks.items():
             file.create_dataset(f"mask/{name}", data=np.array(demos, dtype="S"))
         counts = {
@@ -116,7 +117,10 @@ def _copy_episode(source: h5py.File, target: h5py.Group, compress: str) -> int:
 
 
 def make_masks(
-    behaviours: Sequence[str], successes: Sequence[bool], seed: int
+    behaviours: Sequence[str],
+    successes: Sequence[bool],
+    seed: int,
+    starts: Sequence[Any] | None = None,
 ) -> dict[str, list[str]]:
     """Return the filter keys of a dataset; none of them is empty.
 
@@ -124,6 +128,8 @@ def make_masks(
         behaviours: name of every episode's behaviour.
         successes: whether it succeeded.
         seed: of the split.
+        starts: what names every episode's initial state; episodes that share one are never on both
+            sides of the split. None: all differ.
 
     Returns:
         `train` and `valid` (a tenth, at least one of two or more), one key per behaviour,
@@ -131,9 +137,12 @@ def make_masks(
         `split_train_val.py --filter_key` names them: `success_train`, `success_valid`, ...
     """
     count = len(behaviours)
-    valid_count = max(int(VALID_SHARE * count), min(1, count - 1))
-    order = np.random.default_rng([seed, count]).permutation(count)
-    valid = set(order[:valid_count].tolist())
+    names = list(range(count)) if starts is None else [str(start) for start in starts]
+    distinct = list(dict.fromkeys(names))
+    valid_count = max(int(VALID_SHARE * len(distinct)), min(1, len(distinct) - 1))
+    order = np.random.default_rng([seed, len(distinct)]).permutation(len(distinct))
+    held_out = {distinct[i] for i in order[:valid_count]}
+    valid = {i for i in range(count) if names[i] in held_out}
     groups = {"success": [i for i in range(count) if successes[i]]}
     groups["failure"] = [i for i in range(count) if not successes[i]]
     for name in sorted(set(behaviours)):

@@ -193,6 +193,16 @@ def test_masks() -> None:
     assert all(masks.values())
 
 
+def test_episodes_with_one_start_stay_on_one_side_of_the_split() -> None:
+    starts = [index // 2 for index in range(40)]
+    masks = make_masks(["a", "b"] * 20, [True, False] * 20, 3, starts)
+    held_out = [int(name.removeprefix("demo_")) for name in masks["valid"]]
+    assert len(held_out) == 4
+    assert {index ^ 1 for index in held_out} == set(held_out)
+    alone = make_masks(["a"] * 40, [True] * 40, 3, list(range(40)))
+    assert alone == make_masks(["a"] * 40, [True] * 40, 3)
+
+
 def test_one_episode_is_for_training() -> None:
     assert make_masks(["clean"], [True], 0)["train"] == ["demo_0"]
     assert "valid" not in make_masks(["clean"], [True], 0)

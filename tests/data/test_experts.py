@@ -51,6 +51,24 @@ def test_expert_succeeds(task: str, n: int, longest: int) -> None:
 
 
 @pytest.mark.simulator
+def test_pairs_start_alike_and_end_apart() -> None:
+    settings = CollectSettings(envs.EnvSpec("PickPlaceCan"), quality="paired", seed=0)
+    env = envs.build_env(settings.env.env_args())
+    good, bad = (run_episode(env, settings, index) for index in (0, 1))
+    assert np.array_equal(good["states"][0], bad["states"][0])
+    assert np.array_equal(good["actions"][:20], bad["actions"][:20])
+    assert good["attrs"]["success"] and good["rewards"][-1] == good["dones"][-1] == 1
+    assert not bad["attrs"]["success"] and bad["rewards"].sum() == 0
+    assert bad["dones"][-1] == 1  # the can is out of reach: a terminal state
+    assert len(bad["actions"]) < settings.steps
+
+
+def test_pairs_need_a_task_that_has_them() -> None:
+    with pytest.raises(DatasetError, match="PickPlaceCan"):
+        CollectSettings(envs.EnvSpec("Lift"), quality="paired")
+
+
+@pytest.mark.simulator
 def test_play_lift_takes_either_cube_and_always_ends() -> None:
     settings = CollectSettings(envs.EnvSpec("PlayLift"), quality="expert", seed=0)
     env = envs.build_env(settings.env.env_args())

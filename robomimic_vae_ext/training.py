@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from robomimic_vae_ext import compat
 from robomimic_vae_ext.data import validate
 from robomimic_vae_ext.errors import ConfigError, VaeExtError
 
+WORKERS_KEY = "num_workers"  # in experiment.rollout
 DEBUG_FOLDER = Path("/tmp/tmp_trained_models")  # where stock train.py's --debug writes
 
 
@@ -46,9 +48,10 @@ def parser() -> argparse.ArgumentParser:
 def train(argv: list[str]) -> Path:
     """Check config and dataset, then run stock train.py.
 
-    Differs from stock in two more points: a relative `train.output_dir` is relative to the current
-    folder, not to the installed robomimic; and where nobody can answer, an existing experiment
-    folder is kept and the run goes into a new time-stamped folder inside it.
+    Differs from stock in three more points: a relative `train.output_dir` is relative to the
+    current folder, not to the installed robomimic; where nobody can answer, an existing experiment
+    folder is kept and the run goes into a new time-stamped folder inside it; and with the key
+    `experiment.rollout.num_workers`, which stock does not know, worker processes do the rollouts.
 
     Args:
         argv: flags, as `parser` describes them.
@@ -79,6 +82,7 @@ def train(argv: list[str]) -> Path:
             rollouts=config.experiment.rollout.enabled,
         )
     with (
+        _rollouts_in_workers(args, config),
         _output_dir(config, args.debug) as folder,
         _nobody_answers(),
         _own_output(),
@@ -107,17 +111,8 @@ def read_config(path: str | None, algo: str | None) -> Any:
         if algo is None:
             raise ConfigError("neither --config nor --algo is given", "one of them", "Add it.")
         return _config_of(algo)
-    if not os.path.isfile(path):
-        raise ConfigError(f"there is no file {path}", "a config JSON", "Check --config.")
-    try:
-        with open(path) as file:
-            values = json.load(file)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(
-            f"{path} is not JSON ({error})", "a config JSON", "Correct the file."
-        ) from error
-    if not isinstance(values, dict) or "algo_name" not in values:
-        raise ConfigError(f"{path} has no 'algo_name'", "a robomimic config", "Add the key.")
+    values = _read_json(path)
+    _take_workers(values)
     config = _config_of(values["algo_name"])
     try:
         with config.values_unlocked():
@@ -130,6 +125,41 @@ def read_config(path: str | None, algo: str | None) -> Any:
             "Correct the spelling of that key, or remove it.",
         ) from error
     return config
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    if not os.path.isfile(path):
+        raise ConfigError(f"there is no file {path}", "a config JSON", "Check --config.")
+    try:
+        with open(path) as file:
+            values = json.load(file)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(
+            f"{path} is not JSON ({error})", "a config JSON", "Correct the file."
+        ) from error
+    if not isinstance(values, dict) or "algo_name" not in values:
+        raise ConfigError(f"{path} has no 'algo_name'", "a robomimic config", "Add the key.")
+    return values
+
+
+def _take_workers(values: dict[str, Any]) -> int:
+    """Take `experiment.rollout.num_workers` out of a config's values; without it 0.
+
+    robomimic's configs are locked, and a run's config.json is to be of use to stock train.py.
+
+    Raises:
+        ConfigError: not a number of processes.
+    """
+    experiment = values.get("experiment")
+    rollout = experiment.get("rollout") if isinstance(experiment, dict) else None
+    count = rollout.pop(WORKERS_KEY, 0) if isinstance(rollout, dict) else 0
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise ConfigError(
+            f"experiment.rollout.{WORKERS_KEY} = {count!r}",
+            "a number of processes; 0 is robomimic's own loop in this one",
+            "Correct it, or remove it.",
+        )
+    return count
 
 
 def _config_of(algo: str) -> Any:
@@ -156,6 +186,34 @@ def _output_dir(config: Any, debug: bool) -> Iterator[Path]:
         yield DEBUG_FOLDER if debug else folder.absolute()
     finally:
         stock.TrainUtils.get_exp_dir = factory
+
+
+@contextlib.contextmanager
+def _rollouts_in_workers(args: argparse.Namespace, config: Any) -> Iterator[None]:
+    """Do the rollouts in processes if the config file says so; hide the key from stock train.py.
+
+    Raises:
+        ConfigError: the dataset's environment is not of robosuite, so it cannot be seeded.
+    """
+    if args.config is None:
+        yield
+        return
+    values = _read_json(args.config)
+    count = _take_workers(values)
+    with tempfile.TemporaryDirectory(prefix="train_") as scratch, contextlib.ExitStack() as stack:
+        args.config = os.path.join(scratch, "config.json")
+        Path(args.config).write_text(json.dumps(values))
+        if count > 0 and config.experiment.rollout.enabled:
+            # Only now: it needs a simulator, which training without rollouts does not.
+            from robomimic_vae_ext.rollout import in_training
+
+            in_training.require_robosuite(compat.dataset_paths(config))
+            original = stock.TrainUtils.rollout_with_stats
+            stock.TrainUtils.rollout_with_stats = stack.enter_context(
+                in_training.TrainingRollouts(original, count, Path(scratch))
+            )
+            stack.callback(setattr, stock.TrainUtils, "rollout_with_stats", original)
+        yield
 
 
 @contextlib.contextmanager

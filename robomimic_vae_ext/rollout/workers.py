@@ -37,8 +37,8 @@ class Patience:
     """How long a silent worker is waited for.
 
     Args:
-        start: from the order to the first step of an episode, imports and simulator included [s].
-        step: from one step to the next [s].
+        start: until the first step after imports, or after a policy has been loaded [s].
+        step: from one step to the next, a reset between them included [s].
     """
 
     start: float = 120.0
@@ -55,6 +55,7 @@ class _Worker:
     """
 
     def __init__(self, inbox: queue.SimpleQueue[tuple[_Worker, Any]]) -> None:
+        self.setup: serving.Setup | None = None
         self.task: serving.Task | None = None
         self.deadline = 0.0
         self.connection: Connection
@@ -185,7 +186,11 @@ class Pool:
                 idle.append(self._workers[-1])
             worker = idle.pop(0)
             worker.task = waiting.popleft()
-            worker.deadline = self._clock + self.patience.start
+            building = worker.setup != setup
+            worker.deadline = self._clock + (
+                self.patience.start if building else self.patience.step
+            )
+            worker.setup = setup
             worker.send((setup, worker.task))
 
     def _listen(self) -> list[tuple[_Worker, Any]]:

@@ -183,14 +183,16 @@ def read_blocks(
 def _part(file: h5py.File, name: str, part: str, kind: FrameKind, length: int) -> np.ndarray:
     where = f"data/{name}/{part}/{kind.key}"
     frames: np.ndarray = file[where][()]
-    if frames.shape != (length, *kind.shape) or frames.dtype != kind.dtype:
+    # Demonstrations may differ in precision, but numbers must not become pixels.
+    castable = np.can_cast(frames.dtype, kind.dtype, "same_kind")
+    if frames.shape != (length, *kind.shape) or not castable:
         raise DatasetError(
             f"{file.filename}: {where} is {frames.shape} of {frames.dtype}",
             f"{(length, *kind.shape)} of {kind.dtype}, by its number of transitions and the "
             "first demonstration",
             "Check it with scripts/validate_dataset.py.",
         )
-    return frames
+    return frames.astype(kind.dtype, copy=False)
 
 
 def read_key(write: Callable[[bool], Frames]) -> Frames:

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from robomimic_vae_ext.errors import DatasetError
-from robomimic_vae_ext.lapo import frames, frames_on_disk, prefetch
+from robomimic_vae_ext.lapo import frames, frames_on_disk
 from robomimic_vae_ext.lapo import replay as replay_module
 from tests.conftest import CAMERAS, data_entry
 
@@ -283,6 +283,24 @@ def test_observations_that_do_not_fit_the_actions_are_named(make_replay: Make, d
             make_replay(kind)
 
 
+@pytest.mark.parametrize("key", ["robot0_eef_pos", "agentview_image"])
+def test_demonstrations_may_differ_in_precision_but_not_in_kind(
+    make_replay: Make, data: Path, key: str
+) -> None:
+    expected = make_replay("memory").frames["robot0_eef_pos"].array.astype(np.float32)
+    with h5py.File(data, "r+") as file:
+        for part in ("obs", "next_obs"):
+            values = file[f"data/demo_1/{part}/{key}"][()]
+            del file[f"data/demo_1/{part}/{key}"]
+            file[f"data/demo_1/{part}/{key}"] = values.astype(np.float32)
+    if key == "robot0_eef_pos":
+        found = make_replay("memory").frames[key].array
+        np.testing.assert_array_equal(found.astype(np.float32), expected)
+    else:
+        with pytest.raises(DatasetError, match=r"demo_1/obs/agentview_image is .* of float32"):
+            make_replay("memory")
+
+
 @pytest.mark.parametrize(
     ("cuda", "available", "pin"),
     [(True, True, True), (True, False, False), (False, True, False), (False, False, False)],
@@ -339,36 +357,6 @@ def test_batches_gathered_ahead_are_those_of_a_plain_shuffle(
     assert len(passes[0]) == len(passes[1]) == 15
     for one, two in zip(*passes, strict=True):
         assert_same(one, two)
-
-
-def test_the_next_batch_is_made_while_this_one_is_used() -> None:
-    made = [threading.Event() for _ in range(3)]
-
-    def gather(index: torch.Tensor) -> dict[str, Any]:
-        made[int(index[0]) // 2].set()
-        return {"index": index}
-
-    ahead = prefetch.Prefetcher()
-    ahead.announce(list(range(6)))
-    assert ahead.take(torch.tensor([0, 1]), gather)["index"].tolist() == [0, 1]
-    assert made[1].wait(timeout=30) and not made[2].is_set()
-    # Somebody asks for something else in between, and then for smaller batches.
-    assert ahead.take(torch.tensor([5]), gather)["index"].tolist() == [5]
-    assert ahead.take(torch.tensor([2]), gather)["index"].tolist() == [2]
-    assert ahead.take(torch.tensor([3]), gather)["index"].tolist() == [3]
-
-
-def test_a_failure_ahead_is_raised_where_the_batch_is_used() -> None:
-    def gather(index: torch.Tensor) -> dict[str, Any]:
-        if index[0]:
-            raise RuntimeError("unreadable")
-        return {}
-
-    ahead = prefetch.Prefetcher()
-    ahead.announce([0, 1])
-    ahead.take(torch.tensor([0]), gather)
-    with pytest.raises(RuntimeError, match="unreadable"):
-        ahead.take(torch.tensor([1]), gather)
 
 
 @pytest.mark.parametrize("storage", ["memory", "disk"])

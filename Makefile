@@ -2,6 +2,7 @@
 #   make demo [FAST=1]   environment, dataset, training with stock train.py, evaluation, figures
 #   make test            the test suite
 #   make check           format, lint, types, tests
+#   make study-smoke     a whole study in miniature: datasets, jobs, measures, tables, figures
 #   make bench           training, data, rollouts and collection beside robomimic's own
 # Use your own environment instead of .venv with PYTHON=... INSTALLED=1.
 
@@ -15,7 +16,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 STAMP = $(if $(INSTALLED),,$(VENV)/.installed)
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test check bench study-smoke format clean
 
 demo: $(STAMP)
 	$(PYTHON) scripts/demo.py --out $(DEMO_FOLDER) $(if $(FAST),--fast)
@@ -31,6 +32,9 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(PYTHON) scripts/benchmark.py --out docs/bench_cpu.json
+
+study-smoke: $(STAMP)
+	$(PYTHON) scripts/compare.py --study configs/study/smoke.json --out runs/study_smoke
 
 format: $(STAMP)
 	$(PYTHON) -m ruff format .

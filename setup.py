@@ -75,5 +75,8 @@ setup(
         "packaging",
         "tqdm",
     ],
-    extras_require={"dev": ["pytest", "ruff", "mypy"]},
+    extras_require={
+        "cluster": ["ray"],  # studies on several machines (80 MB); anything else goes without
+        "dev": ["pytest", "ruff", "mypy", "ray"],
+    },
 )

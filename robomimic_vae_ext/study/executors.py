@@ -150,6 +150,8 @@ class RayExecutor(Executor):
                 'Run pip install "robomimic_vae_ext[cluster]", or omit --ray.',
             ) from error
         self._ray: Any = ray
+        # A cluster started from here shall tell nobody about it.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             if not ray.is_initialized():
                 ray.init(address=address or None, log_to_driver=False, logging_level="ERROR")

@@ -105,7 +105,8 @@ class Progress:
 
 def in_words(seconds: float) -> str:
     """A duration as people say it: 45 s, 12 min, 3 h 10 min."""
+    seconds = round(seconds)
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{seconds} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,240 @@
+"""A sitting of a study: order, retries, limits, locks, and what people are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robomimic_vae_ext.errors import ConfigError
+from robomimic_vae_ext.study import executors, jobs, progress, runner
+from robomimic_vae_ext.study.protocol import Evaluation
+from tests.conftest import REPOSITORY
+
+
+def result(successes: int = 1, error: float | None = 0.0214, seconds: float = 60.0) -> Any:
+    return {
+        "curve": [{"step": 4, "critic_error": error}],
+        "rollouts": [{"step": 4, "episodes": 2, "successes": successes}],
+        "seconds": {"train": seconds, "measure": 0.0, "rollouts": 0.0},
+    }
+
+
+class Pretended(executors.Executor):
+    """Ends jobs one by one, in the order of their start, as it is told to."""
+
+    def __init__(self, out: Path, count: int = 2, failures: dict[str, int] | None = None) -> None:
+        self.out, self.count = out, count
+        self.failures = dict(failures or {})  # how often a job still fails
+        self.started: list[str] = []
+        self.running: list[executors.Command] = []
+        self.most = 0
+
+    def slots(self) -> int:
+        return self.count
+
+    def submit(self, command: executors.Command) -> None:
+        self.started.append(command.name)
+        self.running.append(command)
+        self.most = max(self.most, len(self.running))
+
+    def wait(self, timeout: float) -> executors.Ended | None:
+        command = self.running.pop(0)
+        if self.failures.get(command.name, 0) > 0:
+            self.failures[command.name] -= 1
+            command.log.write_text("...\nValueError: no luck\n\n")
+            return executors.Ended(command.name, 1)
+        jobs.write_json(self.out / command.name / jobs.RESULT, result())
+        return executors.Ended(command.name, 0)
+
+    def stop(self) -> None:
+        self.running.clear()
+
+
+@pytest.fixture
+def every(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[jobs.Job]:
+    monkeypatch.setattr(jobs, "tidy", lambda folder: None)  # nothing was trained here
+    plan = Evaluation(2, 1, 0, 0)
+    made = [
+        jobs.Job("play", arm, seed, "x.hdf5", 5, 4, 2, 8, 1, plan, {})
+        for seed in (1, 2) for arm in ("vae", "critic")
+    ]  # fmt: skip
+    for job in made:
+        (tmp_path / job.name).mkdir(parents=True)
+    return made
+
+
+def run(every: list[jobs.Job], executor: Pretended, **options: Any) -> tuple[int, runner.Run]:
+    sitting = runner.Run(every, executor.out, executor, runner.Options(gpus="none", **options))
+    return sitting.to_the_end(), sitting
+
+
+def test_jobs_run_in_the_order_of_the_plan_and_never_too_many(
+    every: list[jobs.Job], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    executor = Pretended(tmp_path)
+    code, _ = run(every, executor)
+    assert code == 0 and executor.most == 2
+    assert executor.started == [job.name for job in every]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "4 jobs, 0 of them done; up to 2 at the same time"
+    assert lines[1] == (
+        "1/4 jobs, play/vae/seed_1: success 1/2, critic error 0.0214; 1 running, about 2 min left"
+    )
+    status = json.loads((tmp_path / progress.FILE).read_text())
+    assert status["done"] == 4 and status["running"] == [] and status["seconds_left"] == 0.0
+
+
+def test_jobs_with_a_result_are_not_run_again(every: list[jobs.Job], tmp_path: Path) -> None:
+    jobs.write_json(tmp_path / every[1].name / jobs.RESULT, result())
+    executor = Pretended(tmp_path)
+    run(every, executor)
+    assert executor.started == [every[0].name, every[2].name, every[3].name]
+
+
+def test_a_failed_job_is_tried_once_more(every: list[jobs.Job], tmp_path: Path) -> None:
+    executor = Pretended(tmp_path, failures={every[0].name: 1})
+    code, sitting = run(every, executor)
+    assert code == 0 and not sitting.failed
+    assert executor.started.count(every[0].name) == 2
+    assert executor.started[2] == every[0].name  # before anything new
+
+
+def test_a_job_that_fails_twice_is_named_and_the_others_go_on(
+    every: list[jobs.Job], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    executor = Pretended(tmp_path, failures={every[0].name: 9})
+    code, sitting = run(every, executor)
+    assert code == 1
+    assert sitting.failed == {every[0].name: "ValueError: no luck"}
+    assert all((tmp_path / job.name / jobs.RESULT).exists() for job in every[1:])
+    end = capsys.readouterr().out.splitlines()[-2:]
+    assert end[0].startswith("1 jobs failed")
+    assert end[1].endswith("seed_1/log.txt: ValueError: no luck")
+
+
+def test_no_job_starts_when_time_is_up(
+    every: list[jobs.Job], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    executor = Pretended(tmp_path)
+    code, _ = run(every, executor, minutes=0.0)
+    assert code == 0 and executor.started == []
+    assert "time is up: 4 of 4 jobs are left" in capsys.readouterr().out
+
+
+def test_the_estimate_goes_by_arm(every: list[jobs.Job], tmp_path: Path) -> None:
+    jobs.write_json(tmp_path / every[0].name / jobs.RESULT, result(seconds=100.0))
+    known = progress.Progress(every, tmp_path)
+    assert known.seconds_left(slots=1) == 300.0  # the other arm is taken for as slow
+    jobs.write_json(tmp_path / every[1].name / jobs.RESULT, result(seconds=20.0))
+    known = progress.Progress(every, tmp_path)
+    assert known.seconds_left(slots=1) == 120.0
+    assert known.seconds_left(slots=2) == 100.0  # no job is split
+    words = [progress.in_words(s) for s in (5, 89, 200, 11400)]
+    assert words == ["5 s", "89 s", "3 min", "3 h 10 min"]
+
+
+def test_two_runners_of_one_folder_are_refused(tmp_path: Path) -> None:
+    with runner._alone(tmp_path), pytest.raises(ConfigError) as caught, runner._alone(tmp_path):
+        pass
+    assert f"process {os.getpid()}" in str(caught.value)
+    with runner._alone(tmp_path):  # free again
+        pass
+
+
+def test_slots_follow_threads_cores_and_gpus(
+    monkeypatch: pytest.MonkeyPatch, make_study: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(runner, "_cores", lambda: 8)
+    study = make_study(threads=3)
+    assert runner.make_executor(study, runner.Options(gpus="none")).slots() == 2
+    assert runner.make_executor(study, runner.Options(gpus="none", jobs=5)).slots() == 5
+    assert runner.make_executor(study, runner.Options(gpus="0,1")).slots() == 2
+    assert runner.make_executor(study, runner.Options(gpus="0,1", per_gpu=3)).slots() == 6
+    assert runner.make_executor(study, runner.Options(gpus="0,1", per_gpu=3, jobs=4)).slots() == 4
+
+
+@pytest.fixture
+def make_study(dataset: Path, tmp_path: Path) -> Callable[..., Any]:
+    def make(threads: int = 1) -> Any:
+        from robomimic_vae_ext.study.protocol import read_protocol
+
+        config = {"algo_name": "bc", "observation": {"modalities": {"obs": {"low_dim": ["x"]}}}}
+        (tmp_path / "bc.json").write_text(json.dumps(config))
+        study = {
+            "name": "broken",
+            "tasks": {"tiny": {"dataset": str(dataset), "horizon": 3}},
+            "arms": {"bc": {"config": "bc.json"}},
+            "seeds": [1, 2],
+            "training": {
+                "steps": 2, "steps_per_checkpoint": 1, "batch_size": 4, "threads": threads,
+            },
+            "evaluation": {
+                "final_episodes": 1, "earlier_episodes": 1, "earlier_checkpoints": 0, "seed": 0,
+            },
+            "reference_arm": "bc",
+        }  # fmt: skip
+        path = tmp_path / "study.json"
+        path.write_text(json.dumps(study))
+        return read_protocol(path)
+
+    return make
+
+
+def compare(*words: object) -> subprocess.Popen[str]:
+    script = str(REPOSITORY / "scripts" / "compare.py")
+    return subprocess.Popen(
+        [sys.executable, script, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_script_lists_failures_and_exits_with_1(make_study: Any, tmp_path: Path) -> None:
+    study, out = make_study(), tmp_path / "out"  # asks for an observation that is not there
+    process = compare("--study", study.path, "--out", out, "--only-seed", 2, "--gpus", "none")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 1, output
+    last = output.splitlines()[-1]
+    assert "tiny/bc/seed_2/log.txt: DatasetError" in last and "'x'" in last
+    assert not (out / "tiny/bc/seed_1").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_jobs_and_says_how_to_go_on(make_study: Any, tmp_path: Path) -> None:
+    study, out = make_study(), tmp_path / "out"
+    process = compare("--study", study.path, "--out", out, "--gpus", "none", "--jobs", 1)
+    deadline = time.monotonic() + 120
+    while not (out / "tiny/bc/seed_1/log.txt").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; the same command goes on" in output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["one_run"], ["a", "b", "--study", "x.json"], ["--study", "x.json", "--jobs", "0"]],
+    ids=len,
+)
+def test_wrong_flags_are_refused(words: list[str]) -> None:
+    process = compare(*words)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2 and "Traceback" not in errors
+
+
+def test_a_study_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    process = compare("--study", tmp_path / "none.json")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert errors.splitlines()[-1].startswith("compare.py: there is no file")

@@ -1,0 +1,235 @@
+"""A whole job with real training and real episodes, killed in every stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robomimic_vae_ext import compat
+from robomimic_vae_ext.errors import CheckpointError, ConfigError
+from robomimic_vae_ext.study import jobs, plan, provenance, stages
+from robomimic_vae_ext.study.protocol import Arm, Evaluation, Protocol, Task, Training
+from tests.conftest import image_settings, merge
+
+STEPS, EVERY, EPISODES = 60, 20, {40: 2, 60: 3}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Protocol:
+    """LAPO and BC on a few short episodes of PlayLift, the last of which is held out."""
+    import torchvision  # noqa: F401  # before EGL, see tests/data/conftest.py
+
+    from robomimic_vae_ext.data.collect import collect
+    from robomimic_vae_ext.data.envs import EnvSpec
+    from robomimic_vae_ext.data.episodes import CollectSettings
+
+    folder = tmp_path_factory.mktemp("study")
+    cameras = ("agentview", "robot0_eye_in_hand")
+    settings = CollectSettings(EnvSpec("PlayLift", cameras, 44), "expert", 4, 0, horizon=12)
+    collect(settings, folder / "play.hdf5")
+    images = image_settings()
+    (folder / "lapo.json").write_text(json.dumps(images | {"algo_name": "lapo"}))
+    del images["algo"]
+    bc = merge(images, {"algo_name": "bc", "algo": {"actor_layer_dims": [16]}})
+    (folder / "bc.json").write_text(json.dumps(bc))
+    (folder / "study.json").write_text("{}")
+    return Protocol(
+        name="tiny",
+        path=folder / "study.json",
+        tasks=(Task("play", 5, folder / "play.hdf5", None, {}),),
+        arms=tuple(Arm(name, folder / f"{name}.json", {}, {}) for name in ("lapo", "bc")),
+        seeds=(1,),
+        training=Training(STEPS, EVERY, batch_size=8, threads=1),
+        evaluation=Evaluation(EPISODES[60], EPISODES[40], 1, seed=7),
+        reference_arm="lapo",
+    )
+
+
+@pytest.fixture(scope="module")
+def make_job(study: Protocol) -> Callable[[Path, str], Path]:
+    def make(out: Path, arm: str) -> Path:
+        name = f"play/{arm}/seed_1"
+        plan.prepare(study, out, {name}, workers=1)
+        return out / name
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def finished(make_job: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a LAPO job that nobody interrupted."""
+    folder: Path = make_job(tmp_path_factory.mktemp("undisturbed"), "lapo")
+    threads = torch.get_num_threads()
+    stages.run_job(folder)
+    torch.set_num_threads(threads)
+    return folder
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    with (folder / jobs.LOG).open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "robomimic_vae_ext.study.stages", str(folder)],
+            stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+
+def kill_when(folder: Path, condition: Callable[[], bool]) -> None:
+    """Start the job and kill it, without any warning, as soon as a condition holds."""
+    process = start(folder)
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, (folder / jobs.LOG).read_text()[-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    path = folder / jobs.EPISODES
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def without_times(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key not in ("seconds", "commit")}
+
+
+@pytest.mark.simulator
+@pytest.mark.slow
+def test_a_job_that_is_killed_in_every_stage_ends_as_one_that_is_not(
+    make_job: Any, finished: Path, tmp_path: Path
+) -> None:
+    folder = make_job(tmp_path / "out", "lapo")
+
+    kill_when(folder, lambda: any(folder.glob("training/*/models/*.pth")))
+    assert not (folder / "train.json").exists()
+    kill_when(folder, lambda: (folder / "train.json").exists())
+    assert not (folder / "measure.json").exists()
+    # Trained once more from the start, or resumed; either way one run is left.
+    assert len(list(folder.glob("training/*"))) == 1
+    trained = (folder / "train.json").stat().st_mtime_ns
+    kill_when(folder, lambda: len(lines(folder)) >= 1)
+    played = lines(folder)
+    assert not (folder / jobs.RESULT).exists()
+
+    assert start(folder).wait(120) == 0, (folder / jobs.LOG).read_text()[-2000:]
+    assert (folder / "train.json").stat().st_mtime_ns == trained
+    assert lines(folder)[: len(played)] == played
+    counts = [(line["step"], line["index"]) for line in lines(folder)]
+    assert sorted(counts) == [(s, i) for s, n in EPISODES.items() for i in range(n)]
+    if not compat.can_resume():  # a resumed training draws other batches
+        result = json.loads((folder / jobs.RESULT).read_text())
+        undisturbed = json.loads((finished / jobs.RESULT).read_text())
+        assert without_times(result) == without_times(undisturbed)
+
+
+@pytest.mark.simulator
+def test_a_result_holds_what_it_promises(study: Protocol, finished: Path) -> None:
+    text = (finished / jobs.RESULT).read_text()
+    result = json.loads(text)
+    assert [point["step"] for point in result["curve"]] == [20, 40, 60]
+    assert all(point["critic_error"] >= 0 for point in result["curve"])
+    assert [(r["step"], r["episodes"]) for r in result["rollouts"]] == list(EPISODES.items())
+    for rollout in result["rollouts"]:
+        assert len(rollout["success"]) == rollout["episodes"]
+        assert rollout["value_error"] >= 0 and rollout["q_start"] is not None
+    steps = sum(line["length"] for line in lines(finished) if line["step"] == STEPS)
+    assert len(result["value_pairs"]["q"]) == len(result["value_pairs"]["return"]) == steps
+    assert result["action_error"] > 0 and result["algo"] == "lapo"
+    assert set(result["seconds"]) == {"train", "measure", "rollouts"}
+    assert all(seconds > 0 for seconds in result["seconds"].values())
+    assert result["config"]["train"]["seed"] == 1 and result["config"]["algo"]["discount"] == 0.99
+    # Nothing of this machine.
+    for word in (str(finished.parents[2]), str(study.tasks[0].dataset.parent), os.uname().nodename):
+        assert word not in text
+
+
+@pytest.mark.simulator
+def test_values_in_rollouts_are_those_of_the_acting_policy(finished: Path) -> None:
+    from robomimic_vae_ext.rollout import episodes
+    from robomimic_vae_ext.study import rollouts
+
+    job = jobs.read_job(finished)
+    checkpoint = episodes.load_checkpoint(jobs.last_checkpoint(finished))
+    player = rollouts.Player(checkpoint, job.horizon, discount=0.99)
+    line = next(line for line in lines(finished) if line["step"] == STEPS)
+    again = player.play(line["index"], job.evaluation.seed)
+    assert again["q"] == line["q"] and len(line["q"]) == line["length"]
+    # The same episode by a runner that nobody watches.
+    plain = episodes.Runner(checkpoint, job.horizon)
+    episode = plain.play(0, episodes.episode_seed(job.evaluation.seed, line["index"]))
+    assert (episode.length, episode.success) == (line["length"], line["success"])
+
+
+@pytest.mark.simulator
+def test_only_the_last_checkpoint_is_kept(finished: Path) -> None:
+    found = [path.name for path in finished.glob("training/*/**/*.pth")]
+    assert found == ["model_epoch_3.pth"] == [jobs.last_checkpoint(finished).name]
+    with pytest.raises(CheckpointError, match="lacks the checkpoint of step 20"):
+        jobs.checkpoints(jobs.read_job(finished), finished)
+    before = (finished / jobs.RESULT).stat().st_mtime_ns
+    stages.run_job(finished)  # nothing is left to do
+    assert (finished / jobs.RESULT).stat().st_mtime_ns == before
+
+
+@pytest.mark.simulator
+def test_an_algorithm_without_a_critic_has_empty_columns(make_job: Any, tmp_path: Path) -> None:
+    result = stages.run_job(make_job(tmp_path, "bc"))
+    assert {point["critic_error"] for point in result["curve"]} == {None}
+    assert {point["auc"] for point in result["curve"]} == {None}
+    assert result["rollouts"][-1]["value_error"] is None
+    assert result["rollouts"][-1]["episodes"] == EPISODES[60]
+    assert result["value_pairs"] == {"q": [], "return": []} and result["action_error"] is None
+
+
+@pytest.mark.simulator
+def test_training_has_the_threads_of_the_study(make_job: Any, tmp_path: Path) -> None:
+    folder = make_job(tmp_path, "bc")
+    seen: list[int] = []
+    with stages._own_threads():
+        torch.set_num_threads(2)  # as stock train.py does
+        seen.append(torch.get_num_threads())
+    torch.set_num_threads(2)
+    seen.append(torch.get_num_threads())
+    assert seen == [1, 2] and jobs.read_job(folder).threads == 1
+
+
+def test_a_job_that_is_run_already_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "LOCK_PATIENCE", 0.1)
+    with (
+        jobs.alone(tmp_path),
+        pytest.raises(ConfigError, match="locked by another process"),
+        jobs.alone(tmp_path),
+    ):
+        pass
+
+
+def test_a_damaged_job_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / jobs.JOB).write_text('{"task": "x"}')
+    with pytest.raises(ConfigError, match=r"job\.json cannot be read"):
+        jobs.read_job(tmp_path)
+
+
+def test_a_job_survives_its_file(study: Protocol, tmp_path: Path) -> None:
+    job = plan.all_jobs(study, tmp_path)[0]
+    jobs.write_json(tmp_path / jobs.JOB, asdict(job))
+    assert jobs.read_job(tmp_path) == job
+
+
+def test_the_commit_is_that_of_this_repository() -> None:
+    found = provenance.commit()
+    assert found is None or len(found.removesuffix("-dirty")) == 40
+    assert set(provenance.versions()) == {"robomimic", "robosuite", "torch"}

@@ -49,6 +49,37 @@ def read_run(run: Path) -> dict[str, Series]:
     return series
 
 
+#: How the algorithms name the loss of their critic, ours first.
+CRITIC_LOSSES = ("critic/loss", "Critic/Critic1_Loss", "critic/critic1_loss")
+
+
+def critic_loss(series: dict[str, Series]) -> str | None:
+    """Name of the critic's training loss, without `Train/`; None where there is no critic."""
+    return next((name for name in CRITIC_LOSSES if f"Train/{name}" in series), None)
+
+
+def run_folder(path: Path) -> Path:
+    """The time-stamped folder of a run.
+
+    Args:
+        path: that folder, or the experiment's folder with exactly one run in it.
+
+    Raises:
+        DatasetError: no run, or several.
+    """
+    if (path / "logs").is_dir():
+        return path
+    runs = sorted(logs.parent for logs in path.glob("*/logs") if logs.is_dir())
+    if len(runs) != 1:
+        found = f"the runs {', '.join(run.name for run in runs)}" if runs else "no run"
+        raise DatasetError(
+            f"{path} holds {found}" if path.is_dir() else f"there is no folder {path}",
+            "the time-stamped folder of a robomimic run, or a folder with one such folder in it",
+            "Name one run.",
+        )
+    return runs[0]
+
+
 def success_rate(series: dict[str, Series]) -> Series | None:
     """Success rate in the rollouts of training; None where there were none."""
     for tag, values in series.items():

@@ -56,6 +56,43 @@ def training_curves(runs: Mapping[str, Mapping[str, Series]], path: Path) -> Non
     plt.close(figure)
 
 
+def two_runs(
+    runs: Mapping[str, Mapping[str, Series]], losses: Mapping[str, str], path: Path
+) -> None:
+    """Draw losses and success of two runs over each other.
+
+    Args:
+        runs: label to metrics, from `metrics.read_run`.
+        losses: label to the name of its loss, without `Train/` and `Valid/`.
+        path: PNG or PDF file.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    titles = ("training loss", "held-out loss", "success rate in training rollouts")
+    for axis, title, part in zip(axes, titles, ("Train", "Valid", ""), strict=True):
+        shown = [
+            series.get(f"{part}/{losses[label]}") if part else success_rate(dict(series))
+            for label, series in runs.items()
+        ]
+        drawn = [
+            _curve(axis, series, colour, style, label)
+            for label, series, colour, style in zip(
+                runs, shown, _cycle(len(runs)), ("-", "--"), strict=True
+            )
+        ]
+        positive = all(min(series.values) > 0 for series in shown if series is not None)
+        logarithmic = part and any(drawn) and positive
+        axis.set(title=title, xlabel="epoch", yscale="log" if logarithmic else "linear")
+        if not part:
+            axis.set(ylim=(-0.03, 1.03), xlim=axes[0].get_xlim())  # rollouts are rarer than epochs
+        _finish(axis, any(drawn))
+    handles, labels = axes[0].get_legend_handles_labels()
+    labels = [f"{label} ({losses[label]})" for label in labels]
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def _cycle(count: int) -> list[str]:
     return [COLOURS[index % len(COLOURS)] for index in range(count)]
 

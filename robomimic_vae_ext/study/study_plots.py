@@ -133,8 +133,8 @@ def success_bars(
 def saliency_figure(task: str) -> Figure:
     """The file of a task's saliency maps, which need the checkpoints to be drawn."""
     text = (
-        "Absolute gradient of Q(s, a) by the picture, one seed of each arm, each map from its own "
-        "0 to its own largest value; Q of the picture, and with the colours of the cubes swapped."
+        "Absolute gradient of Q(s, a) by the picture, one seed of each arm, each map in units of "
+        "its own largest values; Q of the picture, and with the colours of the cubes swapped."
     )
     return Figure(f"results_saliency_{task}.png", text)
 
@@ -162,8 +162,10 @@ def saliency(found: Any, arms: Sequence[str], docs: Path, task: str) -> None:
         for axis, (arm, seed) in zip(line[1:], first.items(), strict=True):
             look = found.looks[arm, seed]
             axis.imshow(found.views[index].picture.mean(axis=-1), cmap="gray", vmax=400)
-            axis.imshow(look.maps[index], cmap="inferno", alpha=0.7)
-            values = f"Q {look.q[index]:.2f}, swapped {look.q_swapped[index]:.2f}"
+            shown = np.clip(look.maps[index] / np.percentile(look.maps[index], 99.5), 0, 1)
+            axis.imshow(shown, cmap="inferno", alpha=0.2 + 0.8 * shown)
+            q, swapped = (round(x, 2) + 0.0 for x in (look.q[index], look.q_swapped[index]))
+            values = f"Q {q:.2f}, swapped {swapped:.2f}"
             axis.set_title(f"{arm}, seed {seed}\n{values}", fontsize=9)
     figure.savefig(docs / saliency_figure(task).name, dpi=DPI)
     plt.close(figure)

@@ -1,0 +1,255 @@
+"""Two robomimic runs over each other, and the card's table filled from their logs."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import h5py
+import numpy as np
+
+from robomimic_vae_ext.errors import DatasetError
+from robomimic_vae_ext.study import markdown, metrics, plots
+from robomimic_vae_ext.study.metrics import Series
+
+#: First and last epoch of the card's rows.
+WINDOWS: Final = ((1, 10), (10, 50), (50, math.inf))
+FAST: Final = 0.5  # a loss that loses this share of itself falls fast
+SMALL: Final = 0.1  # smaller relative changes are none
+SIGMAS: Final = 2.0  # changes smaller than so many standard deviations are noise
+MIN_EPOCHS: Final = 4  # in a window, to tell a change from noise
+MIN_ROLLOUTS: Final = 2
+SHARED_LOSS: Final = "Loss"  # what every robomimic algorithm logs
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Args:
+        label: what it is called in table and figure.
+        folder: time-stamped.
+        series: from `metrics.read_run`.
+        config: its config.json; empty if there is none.
+    """
+
+    label: str
+    folder: Path
+    series: dict[str, Series]
+    config: dict[str, Any]
+
+    @property
+    def episodes(self) -> int:
+        """Episodes in each of the run's rollouts; robomimic's default where it is not known."""
+        return int(self.config.get("experiment", {}).get("rollout", {}).get("n", 50))
+
+
+class Change(NamedTuple):
+    """How a quantity moves over a window: mean of its first and of its last third."""
+
+    before: float
+    after: float
+    noise: float  # standard deviation of after - before
+
+
+def compare_runs(run_a: Path, run_b: Path, out: Path) -> str:
+    """Draw the curves of two runs over each other and fill the card's table.
+
+    Args:
+        run_a: time-stamped folder of the old run, or the experiment's folder with just that run.
+        run_b: of the new one.
+        out: folder for comparison.md and comparison.png.
+
+    Returns:
+        The table and what to know about it, in Markdown.
+
+    Raises:
+        DatasetError: not a run, no logs, or no loss that both have logged.
+    """
+    runs = [read(path, letter) for path, letter in ((run_a, "A"), (run_b, "B"))]
+    losses = shared_losses(*runs)
+    figure = out / "comparison.png"
+    plots.two_runs({run.label: run.series for run in runs}, losses, figure)
+    text = "\n\n".join([_table(runs, losses), *_notes(runs, losses)])
+    document = f"# {runs[0].label} and {runs[1].label}\n\n{text}\n\n![curves]({figure.name})\n"
+    markdown.write(out / "comparison.md", document)
+    return f"{text}\n\nWritten: {out / 'comparison.md'}, {figure}"
+
+
+def read(path: Path, letter: str) -> Run:
+    """Read a run's logs and config.
+
+    Raises:
+        DatasetError: not a run, or no logs.
+    """
+    folder = metrics.run_folder(path)
+    series = metrics.read_run(folder)
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        name = config.get("experiment", {}).get("name") or folder.resolve().parent.name
+    except (ValueError, AttributeError) as error:
+        raise DatasetError(
+            f"{file} cannot be read ({error})", "the config of the run", "Restore the file."
+        ) from error
+    return Run(f"{letter}: {name}", folder, series, config)
+
+
+def shared_losses(a: Run, b: Run) -> dict[str, str]:
+    """Label to the loss that is compared: of the critics, else one that both have logged.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    critics = [metrics.critic_loss(run.series) for run in (a, b)]
+    if critics[0] is not None and critics[1] is not None:
+        return {a.label: critics[0], b.label: critics[1]}
+    names = {tag.removeprefix("Train/") for tag in a.series if tag.startswith("Train/")}
+    both = {name for name in names if f"Train/{name}" in b.series}
+    losses = sorted(name for name in both if name.lower().endswith("loss"))
+    if not losses:
+        raise DatasetError(
+            f"{a.folder} and {b.folder} have logged no loss of the same name",
+            "critics in both, or a loss that both have",
+            "Compare runs of the same algorithm.",
+        )
+    name = SHARED_LOSS if SHARED_LOSS in losses else losses[0]
+    return {a.label: name, b.label: name}
+
+
+def loss_trend(series: Series, first: float, last: float) -> str:
+    """Whether a loss is falling fast, falling, settled or rising between two epochs.
+
+    Measured is the change from the mean of the window's first third of epochs to that of its last
+    third, relative to the first. Noise is the standard deviation of this change, as told by how
+    much the steps from epoch to epoch differ from their median. `settled`: the change is under
+    10 % or under 2 standard deviations; `falling fast`: the loss at least halves.
+
+    Args:
+        series: training loss by epoch.
+        first, last: epochs, both included.
+    """
+    values = _window(series, first, last)
+    if values is None:
+        return "not reached"
+    if len(values) < MIN_EPOCHS:
+        return f"too few epochs ({len(values)})"
+    change = change_of(values)
+    difference = change.after - change.before
+    share = difference / abs(change.before) if change.before else math.copysign(1, difference)
+    if not math.isfinite(share):
+        return "not a number"
+    numbers = f"{markdown.number(change.before)} to {markdown.number(change.after)}"
+    if series.epochs[-1] < last < math.inf:
+        numbers += f", until epoch {series.epochs[-1]}"
+    if abs(share) < SMALL or abs(difference) < SIGMAS * change.noise:
+        return f"settled ({numbers})"
+    words = "rising" if share > 0 else "falling fast" if share <= -FAST else "falling"
+    return f"{words} ({numbers})"
+
+
+def success_trend(
+    series: Series | None, last_epoch: int, window: tuple[float, float], n: int
+) -> str:
+    """Whether success is rising between two epochs.
+
+    Measured is the change from the first to the last third of the window's rollouts; `rising` and
+    `falling` are beyond 2 standard deviations of two binomial rates.
+
+    Args:
+        series: success rate by epoch, None without rollouts.
+        last_epoch: of the run.
+        window: first and last epoch, both included.
+        n: episodes in each rollout.
+    """
+    if last_epoch <= window[0]:
+        return "not reached"
+    if series is None:
+        return "no rollouts"
+    values = [v for e, v in zip(*series, strict=True) if window[0] <= e <= window[1]]
+    if len(values) < MIN_ROLLOUTS:
+        return f"too few rollouts ({len(values)})"
+    change = change_of(np.array(values))
+    rate = float(np.mean(values))
+    third = max(1, len(values) // 3)
+    noise = math.sqrt(rate * (1 - rate) * 2 / (n * third))
+    difference = change.after - change.before
+    numbers = f"{change.before:.0%} to {change.after:.0%}"
+    if abs(difference) <= SIGMAS * noise:
+        return f"no change beyond noise ({numbers})"
+    return f"{'rising' if difference > 0 else 'falling'} ({numbers})"
+
+
+def change_of(values: np.ndarray) -> Change:
+    """Means of the first and last third of values (N,), and the noise of their difference."""
+    third = max(1, len(values) // 3)
+    # The median of |difference of two normals| is 0.6745 * sqrt(2) standard deviations. Medians,
+    # so that neither a steady trend nor a few steep epochs count as noise.
+    steps = np.diff(values)
+    sigma = float(np.median(np.abs(steps - np.median(steps)))) / (0.6745 * math.sqrt(2))
+    before, after = values[:third].mean(), values[-third:].mean()
+    return Change(float(before), float(after), sigma * math.sqrt(2 / third))
+
+
+def environment(run: Run) -> str | None:
+    """Name of a run's environment, from its rollouts or its dataset; None if neither tells."""
+    for tag in run.series:
+        if tag.startswith("Rollout/Success_Rate/"):
+            return tag.split("/")[2]
+    data = run.config.get("train", {}).get("data")
+    path = data[0].get("path") if isinstance(data, list) and data else data
+    if isinstance(path, str) and Path(path).is_file():
+        with h5py.File(path, "r") as file:
+            return str(json.loads(file["data"].attrs["env_args"])["env_name"])
+    return None
+
+
+def _window(series: Series, first: float, last: float) -> np.ndarray | None:
+    """Values between two epochs; None if the run has no epoch after the first of them."""
+    if series.epochs[-1] <= first:
+        return None
+    return np.array([v for e, v in zip(*series, strict=True) if first <= e <= last])
+
+
+def _table(runs: list[Run], losses: dict[str, str]) -> str:
+    head = ["epochs"]
+    head += [f"{run.label}, `{losses[run.label]}`" for run in runs]
+    head += [f"{run.label}, success" for run in runs]
+    rows = []
+    for first, last in WINDOWS:
+        row = [f"{first}+" if math.isinf(last) else f"{first}-{last:.0f}"]
+        row += [loss_trend(run.series[f"Train/{losses[run.label]}"], first, last) for run in runs]
+        for run in runs:
+            end = run.series[f"Train/{losses[run.label]}"].epochs[-1]
+            success = metrics.success_rate(run.series)
+            row.append(success_trend(success, end, (first, last), run.episodes))
+        rows.append(row)
+    return markdown.table(head, rows, words=len(head))
+
+
+def _notes(runs: list[Run], losses: dict[str, str]) -> list[str]:
+    """What a reader of the table has to know, and warnings."""
+    notes = [
+        "Loss, from the first to the last third of the epochs: settled, under 10 % or under 2 "
+        "standard deviations of its noise; falling fast, at least halved. Success, likewise over "
+        "rollouts: a change beyond 2 standard deviations of two binomial rates. "
+        + " ".join(
+            f"{run.label} has {run.series[f'Train/{losses[run.label]}'].epochs[-1]} epochs."
+            for run in runs
+        )
+    ]
+    names = [environment(run) for run in runs]
+    if None in names:
+        notes.append("Warning: whether both runs are of the same task cannot be told.")
+    elif names[0] != names[1]:
+        notes.append(f"Warning: the runs are of different tasks, {names[0]} and {names[1]}.")
+    algos = [run.config.get("algo_name") for run in runs]
+    if algos[0] != algos[1]:
+        notes.append(
+            f"Warning: losses of different algorithms ({algos[0]} and {algos[1]}) differ in scale; "
+            "compare when they settle, not how large they are."
+        )
+    return notes

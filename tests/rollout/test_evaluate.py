@@ -88,6 +88,7 @@ def test_one_and_two_workers_give_the_same_outcomes(
 
     alone = outcomes(num_workers=1)
     assert alone == outcomes(num_workers=2)
+    assert alone == outcomes(num_workers=2, one_policy=True)
     video = tmp_path / "video.mp4"
     assert alone == outcomes(num_workers=1, video=video, video_episodes=2)
     assert video.stat().st_size > 1000

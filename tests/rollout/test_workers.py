@@ -116,6 +116,19 @@ def test_a_worker_that_dies_or_hangs_is_replaced(
     assert gone(victims[0]) and victims[0] not in pool.process_ids
 
 
+def test_one_policy_with_full_batches_is_what_it_is_alone(
+    pool: workers.Pool, checkpoint: Checkpoint
+) -> None:
+    """As on a GPU, where a lone process pads its batches too."""
+    policy = batching.BatchPolicy(make_policy("lapo"), rows=4)
+    runner = episodes.Runner(
+        episodes.load_checkpoint(checkpoint("lapo")), make_policy=lambda config: policy
+    )
+    alone = [outcome(runner.play(task.index, task.seed)) for task in TASKS]
+    setup = serving.Setup(checkpoint("lapo"), device="cpu", ask=True)
+    assert play(pool, setup, policy.act) == alone
+
+
 def test_an_episode_whose_environment_raises_is_repeated(
     pool: workers.Pool,
     checkpoint: Checkpoint,

@@ -1,0 +1,117 @@
+"""The rollouts of train.py in worker processes: what stock logs, from the same seeds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import imageio
+import pytest
+
+from robomimic_vae_ext import training
+from robomimic_vae_ext.data import collect
+from robomimic_vae_ext.data.envs import EnvSpec
+from robomimic_vae_ext.data.episodes import CollectSettings
+from robomimic_vae_ext.errors import ConfigError
+from robomimic_vae_ext.study import metrics
+from tests.conftest import merge
+from tests.rollout.conftest import OBS, SETTINGS
+
+EPISODES, HORIZON, SKIP = 3, 10, 5
+
+
+@pytest.fixture(scope="module")
+def low_dim_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("low_dim") / "lift.hdf5"
+    collect.collect(CollectSettings(EnvSpec("Lift"), "expert", 2), path)
+    return path
+
+
+def write_config(folder: Path, data: Path, name: str, **rollout: Any) -> Path:
+    values = {
+        "algo_name": name,
+        "experiment": {
+            "name": name, "epoch_every_n_steps": 2, "save": {"every_n_epochs": 1},
+            "keep_all_videos": True,
+            "rollout": {"n": EPISODES, "horizon": HORIZON, "rate": 1} | rollout,
+        },
+        "train": {
+            "data": str(data), "output_dir": str(folder / "out"), "num_epochs": 2,
+            "batch_size": 8, "cuda": False,
+        },
+        "observation": {"modalities": {"obs": {"low_dim": list(OBS), "rgb": []}}},
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.json"
+    path.write_text(json.dumps(merge(values, SETTINGS[name])))
+    return path
+
+
+def run(folder: Path, data: Path, name: str, **rollout: Any) -> Path:
+    return training.train(["--config", str(write_config(folder, data, name, **rollout))])
+
+
+def rollout_series(folder: Path) -> dict[str, metrics.Series]:
+    return {
+        tag: series
+        for tag, series in metrics.read_run(folder).items()
+        if tag.startswith(("Rollout/", "Timing_Stats/Rollout"))
+    }
+
+
+def frames(folder: Path) -> list[int]:
+    videos = sorted((folder / "videos").glob("*.mp4"))
+    return [sum(1 for _ in imageio.get_reader(video)) for video in videos]
+
+
+@pytest.mark.slow
+@pytest.mark.simulator
+@pytest.mark.parametrize("name", ["lapo", "bc"])
+def test_workers_log_what_stock_logs(low_dim_dataset: Path, tmp_path: Path, name: str) -> None:
+    stock = run(tmp_path / "stock", low_dim_dataset, name)
+    two = run(tmp_path / "two", low_dim_dataset, name, num_workers=2)
+    expected, found = rollout_series(stock), rollout_series(two)
+    assert set(found) == set(expected) and len(expected) > 5
+    for tag, series in expected.items():
+        assert found[tag].epochs == series.epochs == (1, 2)
+        if "Horizon" in tag:
+            assert found[tag].values == series.values  # no untrained policy lifts the cube
+    names = [video.name for video in sorted((stock / "videos").glob("*.mp4"))]
+    assert [video.name for video in sorted((two / "videos").glob("*.mp4"))] == names
+    assert frames(two) == frames(stock) == [EPISODES * HORIZON // SKIP] * 2
+    saved = json.loads((two / "config.json").read_text())
+    assert "num_workers" not in saved["experiment"]["rollout"]  # stock train.py takes it too
+    assert len(list((two / "models").glob("*.pth"))) == len(list((stock / "models").glob("*.pth")))
+
+
+@pytest.mark.slow
+@pytest.mark.simulator
+def test_one_and_two_workers_log_the_same(low_dim_dataset: Path, tmp_path: Path) -> None:
+    """With shaped rewards, whose sums tell where the robot has been."""
+    shaped = tmp_path / "shaped.hdf5"
+    shaped.write_bytes(low_dim_dataset.read_bytes())
+    import h5py
+
+    with h5py.File(shaped, "r+") as file:
+        env_args = json.loads(file["data"].attrs["env_args"])
+        env_args["env_kwargs"]["reward_shaping"] = True
+        file["data"].attrs["env_args"] = json.dumps(env_args)
+    returns = {}
+    for count in (1, 2):
+        folder = run(tmp_path / str(count), shaped, "lapo", num_workers=count)
+        returns[count] = {
+            tag: series.values
+            for tag, series in rollout_series(folder).items()
+            if tag.startswith("Rollout/") and "time" not in tag
+        }
+    assert returns[1] == returns[2]
+    (mean,) = [v for tag, v in returns[1].items() if tag.startswith("Rollout/Return/")][:1]
+    assert mean[0] != mean[1] and min(mean) > 0  # another policy and other seeds in each epoch
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, True, "2"])
+def test_impossible_numbers_of_workers(tmp_path: Path, count: Any) -> None:
+    path = write_config(tmp_path, tmp_path / "none.hdf5", "bc", num_workers=count)
+    with pytest.raises(ConfigError, match=r"experiment\.rollout\.num_workers"):
+        training.train(["--config", str(path)])

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from robomimic_vae_ext import gradient_flow
 from robomimic_vae_ext.errors import CheckpointError, OwnershipError
-from robomimic_vae_ext.lapo import batches, contracts, losses, networks
+from robomimic_vae_ext.lapo import batches, contracts, losses, networks, speed
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,8 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
             norm=config.encoder.norm,
             frame_stack=self.frame_stack,
             frozen=self.owner == "frozen",
+            channels_last=config.speed.channels_last,
+            bf16=speed.wants_bf16(config.speed.bf16_encoder, self.device),
         )
         dims = {"feature_dim": encoder.output_dim, "trunk_dim": config.encoder.trunk_dim}
         latent_dim = config.vae.latent_dim or 2 * self.ac_dim
@@ -122,6 +124,7 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
                         "lr": params.learning_rate.initial * scale,
                     }
                 )
+            speed.set_fused(optimizer, self.algo_config.speed.fused_optimizers)
             self.optimizers[name] = optimizer
             self.lr_schedulers[name] = torch_utils.lr_scheduler_from_optim_params(
                 params, self.nets[name], optimizer
@@ -243,12 +246,12 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         """The step itself: features once, targets once, then critic, CVAE, actor, slow copies."""
         with torch.no_grad() if validate or self.owner == "frozen" else torch.enable_grad():
             features = self.encode(batch["obs"], batch["goal_obs"])  # (B, D), graph kept
-        with torch.no_grad():
-            with networks.batch_norm_in_eval_mode(self.nets["obs_encoder"]):
-                next_features = self.encode(batch["next_obs"], batch["goal_obs"])  # (B, D)
-            targets = self._targets(batch, features, next_features)
+        with torch.no_grad(), networks.batch_norm_in_eval_mode(self.nets["obs_encoder"]):
+            next_features = self.encode(batch["next_obs"], batch["goal_obs"])  # (B, D)
         with torch.no_grad() if validate else torch.enable_grad():
-            info = self._update_critic_and_vae(batch, features, targets, validate)
+            v = self.nets["critic"].value(features)  # (B,), for the critic's loss and the advantage
+            targets = self._targets(batch, features, next_features, v)
+            info = self._update_critic_and_vae(batch, features, v, targets, validate)
             info |= self._update_actor(features.detach(), validate)
         if not validate:
             self._update_targets()
@@ -258,7 +261,10 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         """Features of observations (B, F, ...): (B, D). Gradient: reaches the encoder."""
         return self.nets["obs_encoder"](obs, goal)
 
-    def _targets(self, batch: dict[str, Any], features: Tensor, next_features: Tensor) -> Targets:
+    @torch.no_grad()
+    def _targets(
+        self, batch: dict[str, Any], features: Tensor, next_features: Tensor, v: Tensor
+    ) -> Targets:
         config = self.algo_config
         next_value = self.nets["critic"].value(next_features)  # (B,), shared by q and advantage
         value_of_next_policy = self._policy_value(next_features, noise=False)
@@ -266,7 +272,7 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         if config.critic.value_bounds is not None:
             target_v = target_v.clamp(*config.critic.value_bounds)
         future = batch["discounts"] * value_of_next_policy
-        advantage = batch["rewards"] + future - self.nets["critic"].value(features)
+        advantage = batch["rewards"] + future - v
         return Targets(
             q=batch["rewards"] + batch["discounts"] * next_value,
             v=target_v,
@@ -288,11 +294,11 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         return losses.mix_min_max(q, self.algo_config.critic.doubleq_min)
 
     def _update_critic_and_vae(
-        self, batch: dict[str, Any], features: Tensor, targets: Targets, validate: bool
+        self, batch: dict[str, Any], features: Tensor, v: Tensor, targets: Targets, validate: bool
     ) -> dict[str, Any]:
         critic_loss, info = losses.critic_loss(
             self.nets["critic"].q_values(features, batch["actions"]),
-            self.nets["critic"].value(features),
+            v,
             targets.q,
             targets.v,
         )
@@ -483,5 +489,7 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         if load_optimizers:
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(model_dict["optimizers"][name])
+                # The checkpoint brought the switches it was trained with.
+                speed.set_fused(optimizer, self.algo_config.speed.fused_optimizers)
                 if self.lr_schedulers[name] is not None:
                     self.lr_schedulers[name].load_state_dict(model_dict["lr_schedulers"][name])

@@ -8,7 +8,7 @@ registered with robomimic by subclassing and can be named in any robomimic confi
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,11 +42,11 @@ class NatureCNNCore(obs_core.EncoderCore):
         self.out_channels = third
         self.nets = nn.Sequential(
             nn.Conv2d(input_shape[0], first, kernel_size=8, stride=4),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(first, second, kernel_size=4, stride=2),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(second, third, kernel_size=3, stride=1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Flatten(),
         )
 
@@ -92,8 +92,9 @@ class MLPCore(obs_core.EncoderCore):
         return [self.feature_dimension]
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Encode vectors (B, N) to (B, feature_dimension)."""
-        return self.nets(inputs)
+        """Encode vectors (B, N) to (B, feature_dimension), in float32 whatever pictures are in."""
+        with torch.autocast(inputs.device.type, enabled=False):
+            return self.nets(inputs)
 
 
 class SlicedCropRandomizer(obs_core.CropRandomizer):
@@ -107,12 +108,26 @@ class SlicedCropRandomizer(obs_core.CropRandomizer):
         if self.num_crops != 1 or self.pos_enc or inputs.ndim != 4 or inputs.is_cuda:
             return super()._forward_in(inputs)
         batch, channels, height, width = inputs.shape
+        # Crops keep the memory layout of the pictures, so that a row is copied in one piece.
+        channels_last = inputs.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
         tops = torch.randint(0, height - self.crop_height + 1, (batch,)).tolist()
         lefts = torch.randint(0, width - self.crop_width + 1, (batch,)).tolist()
-        crops = inputs.new_empty((batch, channels, self.crop_height, self.crop_width))
+        # What the core would do first: the copy converts on its way.
+        half = torch.is_autocast_enabled(inputs.device.type)
+        crops = torch.empty(
+            (batch, channels, self.crop_height, self.crop_width),
+            dtype=torch.get_autocast_dtype(inputs.device.type) if half else inputs.dtype,
+            device=inputs.device,
+            memory_format=layout,
+        )
         for i, (top, left) in enumerate(zip(tops, lefts, strict=True)):
             crops[i] = inputs[i, :, top : top + self.crop_height, left : left + self.crop_width]
         return crops
+
+    def _forward_out(self, inputs: Tensor) -> Tensor:
+        # robomimic averages over the crops of an image; of one crop that is a copy.
+        return inputs if self.num_crops == 1 else super()._forward_out(inputs)
 
 
 class ObsEncoder(nn.Module):
@@ -125,6 +140,9 @@ class ObsEncoder(nn.Module):
         frame_stack: frames per observation; each is encoded alone (and cropped at an offset of its
             own while training), features are concatenated.
         frozen: nothing in it is ever trained. Random crops go on, as for every other owner.
+        channels_last: memory layout of pictures on their way through the cores.
+        bf16: cores compute in bfloat16 while training; weights, features and vectors stay float32.
+            In eval mode all is float32, so that a policy acts alike on every machine.
     """
 
     def __init__(
@@ -134,8 +152,11 @@ class ObsEncoder(nn.Module):
         norm: str,
         frame_stack: int = 1,
         frozen: bool = False,
+        channels_last: bool = False,
+        bf16: bool = False,
     ) -> None:
         super().__init__()
+        self.bf16 = bf16
         self.groups = tuple(group_shapes)
         self.frame_stack = frame_stack
         self.nets = obs_nets.ObservationGroupEncoder(
@@ -146,6 +167,10 @@ class ObsEncoder(nn.Module):
         self.requires_grad_(not frozen)
         if norm == "group_norm":
             replace_batch_norm(self)
+        for group in self.groups:
+            for core in self.nets.nets[group].obs_nets.values():
+                if core is not None:
+                    core.register_forward_pre_hook(_layout_hook(channels_last))
         frames = {"obs": frame_stack}
         self.output_dim = sum(
             frames.get(group, 1) * self.nets.nets[group].output_shape()[0] for group in self.groups
@@ -171,10 +196,26 @@ class ObsEncoder(nn.Module):
         """
         batch = next(iter(obs.values())).shape[0]
         flat = {key: value.flatten(0, 1) for key, value in obs.items()}  # (B * F, ...)
-        features = [self.nets.nets["obs"](flat).view(batch, -1)]
-        if "goal" in self.groups:
-            features.append(self.nets.nets["goal"](goal))
-        return torch.cat(features, dim=-1)
+        device_type = next(iter(flat.values())).device.type
+        with torch.autocast(device_type, torch.bfloat16, enabled=self.bf16 and self.training):
+            features = [self.nets.nets["obs"](flat).float().view(batch, -1)]
+            if "goal" in self.groups:
+                features.append(self.nets.nets["goal"](goal).float())
+        return torch.cat(features, dim=-1) if len(features) > 1 else features[0]
+
+
+def _layout_hook(channels_last: bool) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
+    """Hook that gives a core its pictures in one memory layout.
+
+    Only the pictures: weights keep theirs, so that optimizer states and checkpoints do too.
+    """
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def to_layout(core: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        (x,) = inputs
+        return (x.contiguous(memory_format=layout) if x.ndim == 4 else x,)
+
+    return to_layout
 
 
 def batch_norms(module: nn.Module) -> list[nn.Module]:

@@ -46,7 +46,10 @@ MEANING: Final = (
     "AUC: of Q(s, a) on held-out states for whether that demonstration succeeds. Steps: the first "
     f"checkpoint from which on {statistics.STAY} checkpoints in a row are at or below the smallest "
     "held-out Q error that the reference arm ever has with that seed; for the reference itself, "
-    "the checkpoint that has it; ∞: never. Steps are medians, all other columns means over seeds."
+    "the checkpoint that has it; ∞: never. Failures: final episodes in which the task could no "
+    "longer succeed at some time, as with the wrong cube lifted. Steps are medians, all other "
+    "columns means over seeds. The card does not say what its Q error is: here it is squared, and "
+    "a quarter of it is half of its root."
 )
 
 LOOK: Final = (

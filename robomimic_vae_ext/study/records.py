@@ -115,10 +115,9 @@ class Record:
 
     @property
     def errors(self) -> tuple[list[int], list[float]]:
-        """Steps and held-out critic errors, both empty without a Q; NaN counts as infinite."""
+        """Steps and held-out critic errors, both empty without a Q."""
         known = [(p.step, p.critic_error) for p in self.curve if p.critic_error is not None]
-        errors = [math.inf if math.isnan(error) else error for _, error in known]
-        return [step for step, _ in known], errors
+        return [step for step, _ in known], [error for _, error in known]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types, ready for JSON; `from_dict` reads them back."""
@@ -172,19 +171,24 @@ def _from_result(result: Mapping[str, Any]) -> Record:
 
 
 def _point(values: Mapping[str, Any]) -> Point:
-    numbers = {name: _number(values[name]) for name in ("critic_error", "auc", "correlation")}
-    return Point(step=int(values["step"]), **numbers)
+    return Point(
+        step=int(values["step"]),
+        critic_error=_error(values["critic_error"]),
+        auc=_number(values["auc"]),
+        correlation=_number(values["correlation"]),
+    )
 
 
 def _rollout(values: Mapping[str, Any]) -> Rollout:
     success = values["success"]
     if not success or sum(map(bool, success)) != values["successes"]:
         raise ValueError(f"successes {values['successes']} do not fit the list of episodes")
-    names = ("mean_length", "value_error", "q_start", "return_start")
+    names = ("mean_length", "q_start", "return_start")
     return Rollout(
         step=int(values["step"]),
         success="".join(str(int(bool(s))) for s in success),
         failures=values["failures"],
+        value_error=_error(values["value_error"]),
         **{name: _number(values[name]) for name in names},
     )
 
@@ -192,6 +196,12 @@ def _rollout(values: Mapping[str, Any]) -> Rollout:
 def _number(value: Any) -> float | None:
     """Rounded to `DIGITS` significant digits."""
     return None if value is None else float(f"{float(value):.{DIGITS}g}")
+
+
+def _error(value: Any) -> float | None:
+    """An error; that of a critic which has become NaN is infinite, not unknown."""
+    number = _number(value)
+    return math.inf if number is not None and math.isnan(number) else number
 
 
 def _thinned(values: Sequence[float]) -> tuple[float, ...]:

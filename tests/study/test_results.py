@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -160,10 +159,16 @@ def test_a_record_comes_back_from_json() -> None:
     values = synthetic.result("own", "bc", 1)
     record = records._from_result(values)
     assert records.from_dict(json.loads(json.dumps(record.as_dict()))) == record
-    diverged = records._from_result(synthetic.result("own", "vae", 1))
-    point = dataclasses.replace(diverged.curve[0], critic_error=math.nan)
-    diverged = dataclasses.replace(diverged, curve=(point, *diverged.curve[1:]))
-    assert diverged.errors[1][0] == math.inf
+
+
+def test_a_critic_that_diverged_has_an_infinite_error() -> None:
+    values = synthetic.result("own", "vae", 1)
+    values["curve"][-1]["critic_error"] = math.nan
+    values["rollouts"][-1]["value_error"] = math.nan
+    record = records._from_result(values)
+    found = records.measures(record, record)
+    assert found["critic_error_final"] == found["value_error"] == math.inf
+    assert math.isfinite(found["critic_error_best"])
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ def _saliency(summary: Summary, found: Mapping[str, Any]) -> str:
     head = ("arm", "seeds", "around the red cube", "around the green cube", "elsewhere",
             "change of Q when the colours are swapped")  # fmt: skip
     table = markdown.table(head, rows)
-    return f"{table}\n\nMeans over {found['views']} held-out pictures and the seeds."
+    return f"{table}\n\nHeld-out pictures: {found['views']}; means over them and the seeds."
 
 
 def _missing(summary: Summary, manifest: Mapping[str, Any]) -> str:

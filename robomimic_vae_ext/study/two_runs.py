@@ -195,16 +195,20 @@ def change_of(values: np.ndarray) -> Change:
 
 
 def environment(run: Run) -> str | None:
-    """Name of a run's environment, from its rollouts or its dataset; None if neither tells."""
-    for tag in run.series:
-        if tag.startswith("Rollout/Success_Rate/"):
-            return tag.split("/")[2]
+    """Name of a run's environment, from its dataset or its rollouts; None if neither tells.
+
+    The dataset goes first: robomimic 0.5.0 names rollouts after the dataset's file.
+    """
     data = run.config.get("train", {}).get("data")
     path = data[0].get("path") if isinstance(data, list) and data else data
-    if isinstance(path, str) and Path(path).is_file():
-        with h5py.File(path, "r") as file:
-            return str(json.loads(file["data"].attrs["env_args"])["env_name"])
-    return None
+    if isinstance(path, str):
+        try:
+            with h5py.File(path, "r") as file:
+                return str(json.loads(file["data"].attrs["env_args"])["env_name"])
+        except (OSError, KeyError, ValueError):
+            pass  # gone or damaged: nothing that a comparison of logs depends on
+    rollouts = [tag for tag in run.series if tag.startswith("Rollout/Success_Rate/")]
+    return rollouts[0].split("/")[2] if rollouts else None
 
 
 def _window(series: Series, first: float, last: float) -> np.ndarray | None:

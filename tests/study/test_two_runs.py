@@ -167,6 +167,17 @@ def test_different_tasks_are_a_warning(tmp_path: Path) -> None:
     assert "Warning: the runs are of different tasks, Lift and Can." in text
 
 
+def test_the_dataset_names_the_task_where_it_is_there(tmp_path: Path, dataset: Path) -> None:
+    scalars = {"Train/critic/loss": FALLING, "Rollout/Success_Rate/name_of_the_file": SUCCESS}
+    run = two_runs.read(write_run(tmp_path / "a" / "1", scalars), "A")
+    assert two_runs.environment(run) == "name_of_the_file"
+    for data in (str(dataset), [{"path": str(dataset)}]):  # robomimic 0.3.0, 0.5.0
+        run.config["train"] = {"data": data}
+        assert two_runs.environment(run) == "Lift"
+    run.config["train"] = {"data": str(tmp_path / "gone.hdf5")}
+    assert two_runs.environment(run) == "name_of_the_file"
+
+
 def test_errors_are_one_sentence(tmp_path: Path) -> None:
     good = write_run(tmp_path / "good" / "1", {"Train/critic/loss": FALLING})
     other = write_run(tmp_path / "other" / "1", {"Train/Policy_Loss": FALLING}, algo="x")

@@ -17,6 +17,7 @@ from robomimic_vae_ext.study.plots import COLOURS
 from robomimic_vae_ext.study.records import Record
 from robomimic_vae_ext.study.summary import Summary
 
+PALETTE: Final = (*COLOURS, "#000000", "#8C6D00")  # a study has more arms than a plot has runs
 STYLES: Final = ("-", "--", "-.", ":")
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 BINS: Final = 8  # of Q, with the same number of steps in each
@@ -182,7 +183,7 @@ def _grid(summary: Summary, rows: int, height: float) -> tuple[Any, np.ndarray]:
 def _look(summary: Summary, arm: str, marker: bool = False) -> dict[str, Any]:
     """Colour and line style of an arm, the same in all figures."""
     index = summary.arms.index(arm)
-    look = {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index % len(STYLES)]}
+    look = {"color": PALETTE[index % len(PALETTE)], "linestyle": STYLES[index % len(STYLES)]}
     return look | ({"marker": MARKERS[index % len(MARKERS)]} if marker else {})
 
 
@@ -225,7 +226,9 @@ def _titles(summary: Summary, axes: Sequence[Any]) -> None:
 def _finish(axis: Any, drawn: bool) -> None:
     axis.grid(True, alpha=0.3)
     if not drawn:
-        axis.text(0.5, 0.5, "not done yet", transform=axis.transAxes, ha="center", color="0.4")
+        axis.text(
+            0.5, 0.5, "nothing to show yet", transform=axis.transAxes, ha="center", color="0.4"
+        )
 
 
 def _save(figure: Any, docs: Path, name: str, text: str) -> Figure:

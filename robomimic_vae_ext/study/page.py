@@ -53,6 +53,7 @@ MEANING: Final = (
 )
 
 LOOK: Final = (
+    "An illustration, not one of the measures that were decided beforehand. "
     "Final checkpoints, held-out pictures of the middle of a demonstration in which both cubes can "
     "be seen apart. Shares are of the absolute gradient of Q(s, a) by the picture (smoothed over "
     "noisy copies): where Q is sensitive, which is not yet what it has understood. The last column "

@@ -162,7 +162,8 @@ def serve(connection: Connection) -> None:
                 return
             except Exception as error:
                 traceback.print_exc()
-                connection.send(Failed(None, f"{type(error).__name__}: {error}"))
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                connection.send(Failed(None, reason))
                 return
             connection.send(Done(task.index, outcome))
 

@@ -59,16 +59,23 @@ def test_an_action_does_not_depend_on_who_else_waits(kind: str, rows: int) -> No
         assert np.array_equal(alone, plain)
 
 
-def test_observation_normalization_is_kept() -> None:
+def normalization(shape: list[int]) -> dict[str, np.ndarray]:
+    """(x - 1) / 2, in the words of robomimic 0.3.0 and of 0.5.0."""
+    one, two = np.ones((1, *shape), np.float32), np.full((1, *shape), 2.0, np.float32)
+    return {"mean": one, "std": two, "offset": one, "scale": two}
+
+
+def test_normalization_is_kept() -> None:
     policy = make_policy("bc")
-    stats = {
-        key: {"mean": np.ones((1, *n)), "std": np.full((1, *n), 2.0)} for key, n in OBS.items()
-    }
-    policy.obs_normalization_stats = stats
+    policy.obs_normalization_stats = {key: normalization(shape) for key, shape in OBS.items()}
     ob = observations(1)[0]
     expected = make_policy("bc")(ob={key: (value - 1.0) / 2.0 for key, value in ob.items()})
+    if hasattr(policy, "action_normalization_stats"):  # robomimic 0.5.0
+        policy.action_normalization_stats = {"actions": normalization([7])}
+        expected = expected * 2.0 + 1.0
     actions = batching.BatchPolicy(policy, 2).act([ob, ob])
     np.testing.assert_allclose(actions, [expected, expected], rtol=1e-4, atol=1e-5)
+    assert np.array_equal(batching.BatchPolicy(policy, 1)(ob=ob), policy(ob=dict(ob)))
 
 
 class Stub:

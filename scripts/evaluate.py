@@ -29,10 +29,9 @@ def main() -> int:
     parser.add_argument("--start-timeout", type=float, default=120, help="of a worker [s]")
     parser.add_argument("--step-timeout", type=float, default=60, help="of a worker [s]")
     args = parser.parse_args()
-    if min(args.n, args.workers, args.video_episodes) < 1 or (
-        args.horizon is not None and args.horizon < 1
-    ):
-        parser.error("--n, --workers, --video-episodes and --horizon must be at least 1")
+    numbers = (args.n, args.workers, args.video_episodes, args.start_timeout, args.step_timeout)
+    if min(numbers) < 1 or (args.horizon is not None and args.horizon < 1):
+        parser.error("all numbers but --seed must be at least 1")
     if args.seed < 0:
         parser.error("--seed must not be negative")
     # Only now: --help needs neither torch nor a simulator.

@@ -19,7 +19,7 @@ README = (REPOSITORY / "README.md").read_text()
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 # Run by .ci/run, which starts from nothing, or by test_packaging.py.
-RUN_ELSEWHERE = ("make ", "pip install")
+RUN_ELSEWHERE = ("make ", "pip install", "python scripts/compare.py --study")  # make study-smoke
 
 # What makes a command small enough for a test; everything else stays as the README has it.
 # Stock --debug writes to one folder for everybody, and asks if an experiment is there already.
@@ -48,7 +48,7 @@ def prepare(line: str) -> str:
         line = line.replace(text, smaller)
     if "RUN" in line:
         line = re.sub(r"RUN/models/\S+", str(next(newest_run().glob("models/*.pth"), "")), line)
-        line = line.replace("RUN", str(newest_run()))
+        line = re.sub(r"RUN\d?", str(newest_run()), line)
     return line
 
 
@@ -93,7 +93,7 @@ def test_nothing_is_left_to_fill_in() -> None:
 
 def test_files_and_keys_that_the_readme_names_exist() -> None:
     for name in re.findall(r"`((?:baselines/)?[\w*]+\.json)`", README):
-        if name not in ("bcq.json", "evaluation.json"):
+        if name not in ("bcq.json", "iql.json", "evaluation.json"):
             assert list((REPOSITORY / "configs").glob(name)), name
     for name in re.findall(r"`(robomimic_vae_ext/[\w/]+\.py|scripts/\w+\.py|docs/\S+?)`", README):
         assert (REPOSITORY / name).exists(), name

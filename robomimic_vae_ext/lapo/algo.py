@@ -7,27 +7,19 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, NamedTuple
 
-import robomimic.algo.algo as algo
-import robomimic.utils.tensor_utils as tensor_utils
 import robomimic.utils.torch_utils as torch_utils
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robomimic_vae_ext import gradient_flow
-from robomimic_vae_ext.errors import CheckpointError, OwnershipError
-from robomimic_vae_ext.lapo import batches, contracts, losses, networks, speed
+from robomimic_vae_ext.errors import OwnershipError
+from robomimic_vae_ext.lapo import contracts, gradients, interface, losses, networks, speed
+from robomimic_vae_ext.lapo.interface import TARGETS
 
 logger = logging.getLogger(__name__)
-
-Obs = dict[str, Tensor]
-
-#: Slow copies and what they copy. The encoder has none: V, and so its features, are online.
-TARGETS = {"critic_target": "critic", "actor_vae_target": "actor_vae", "actor_target": "actor"}
 
 
 class Targets(NamedTuple):
@@ -38,27 +30,12 @@ class Targets(NamedTuple):
     weights: Tensor  # (B,), of the CVAE
 
 
-class _ScaleGradient(torch.autograd.Function):
-    """Identity forward; multiplies the gradient on its way back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
-        ctx.scale = scale
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad * ctx.scale, None
-
-
-class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
+class LAPO(interface.Interface):
     """Latent-variable advantage-weighted policy optimisation over robomimic observations.
 
     Source: arXiv 2203.08949. Differs: one encoder shared by all heads and owned by the critic
     optimizer; n-step returns; trunks; targets are computed once per step, before any update.
     """
-
-    nets: Any  # a ModuleDict, made by robomimic's base class; its entries have own methods
 
     # ---- construction ----
 
@@ -160,64 +137,6 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
                     "Name it in one optimizer only (LAPO._create_optimizers).",
                 )
 
-    # ---- the names of the card ----
-
-    @property
-    def owner(self) -> str:
-        """Who trains the encoder: critic, vae, joint or frozen."""
-        return str(self.algo_config.encoder.owner)
-
-    @property
-    def obs_encoder(self) -> nn.Module:
-        """The shared encoder."""
-        return self.nets["obs_encoder"]
-
-    @property
-    def actor_vae(self) -> nn.Module:
-        """The CVAE over actions."""
-        return self.nets["actor_vae"]
-
-    @property
-    def critic_optimizer(self) -> torch.optim.Optimizer:
-        """Optimizer of the critic heads, and of the encoder unless its owner says otherwise."""
-        return self.optimizers["critic"]
-
-    # ---- batches ----
-
-    def process_batch_for_training(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Cut a batch of windows down to one n-step transition per sample.
-
-        Args:
-            batch: from robomimic's SequenceDataset, windows of length frame_stack - 1 + seq_length,
-                or from the in-memory replay, which did this already (it holds `discounts`).
-
-        Returns:
-            `obs`, `next_obs`: key to (B, F, ...); `actions`: (B, A); `rewards`, `discounts`: (B,);
-            `goal_obs`: key to (B, ...) or None. Images still as the dataset has them.
-        """
-        if "discounts" not in batch:
-            config = self.algo_config
-            batch = batches.reduce_windows(
-                batch, list(self.obs_shapes), self.frame_stack, config.n_step, config.discount
-            )
-        wanted = ("obs", "next_obs", "goal_obs", "actions", "rewards", "discounts")
-        # Only page-locked memory can be copied while the CPU goes on.
-        batch = tensor_utils.recursive_dict_list_tuple_apply(
-            {key: batch.get(key) for key in wanted},
-            {
-                torch.Tensor: lambda x: x.to(self.device, non_blocking=x.is_pinned()),
-                type(None): lambda x: x,
-            },
-        )
-        # uint8 images stay as they are: robomimic's postprocessing scales them to [0, 1].
-        return tensor_utils.recursive_dict_list_tuple_apply(
-            batch,
-            {
-                torch.Tensor: lambda x: x if x.dtype == torch.uint8 else x.float(),
-                type(None): lambda x: x,
-            },
-        )
-
     # ---- one gradient step ----
 
     def train_on_batch(
@@ -256,10 +175,6 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         if not validate:
             self._update_targets()
         return info
-
-    def encode(self, obs: Obs, goal: Obs | None = None) -> Tensor:
-        """Features of observations (B, F, ...): (B, D). Gradient: reaches the encoder."""
-        return self.nets["obs_encoder"](obs, goal)
 
     @torch.no_grad()
     def _targets(
@@ -331,11 +246,11 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         if self.owner == "vae":
             return features
         if self.owner == "joint":
-            return _ScaleGradient.apply(features, self.algo_config.encoder.vae_grad_scale)
+            return gradients.ScaleGradient.apply(features, self.algo_config.encoder.vae_grad_scale)
         return features.detach()
 
     def _update_actor(self, features: Tensor, validate: bool) -> dict[str, Any]:
-        with self._without_gradient("critic"):
+        with gradients.without_gradient(self.nets["critic"]):
             z = self.nets["actor"](features)
             actions = self.nets["actor_vae_target"].decode(features, z)
             q = self.nets["critic"].q1_value(features, actions)
@@ -351,35 +266,10 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         loss.backward(retain_graph=retain_graph)
         info: dict[str, Any] = {}
         for name in names:
-            info |= self._clip(name)
+            limit = self.optim_params[name].max_gradient_norm
+            info |= gradients.clip(self.optimizers[name], limit)
             self.optimizers[name].step()
         return info
-
-    def _clip(self, name: str) -> dict[str, Any]:
-        """Clip what the optimizer owns, and nothing else; report norms from before."""
-        optimizer = self.optimizers[name]
-        info = {}
-        for group in optimizer.param_groups:
-            grads = [p.grad for p in group["params"] if p.grad is not None]
-            if grads:
-                info[f"grad_norm/{group['name']}"] = nn.utils.get_total_norm(grads)
-        limit = self.optim_params[name].max_gradient_norm
-        if limit is not None:
-            owned = [p for group in optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(owned, limit)
-        return info
-
-    @contextmanager
-    def _without_gradient(self, name: str) -> Iterator[None]:
-        """Let gradients pass through a network without leaving any in it."""
-        parameters = list(self.nets[name].parameters())
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for parameter in parameters:
-                parameter.requires_grad_(True)
 
     @torch.no_grad()
     def _update_targets(self) -> None:
@@ -388,108 +278,3 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
             torch._foreach_lerp_(
                 slow, list(self.nets[source].parameters()), self.algo_config.target_tau
             )
-
-    # ---- what robomimic asks for ----
-
-    def log_info(self, info: dict[str, Any]) -> OrderedDict[str, float]:
-        """Metrics as plain numbers, with every parameter group's learning rate."""
-        names = [name for name, value in info.items() if isinstance(value, Tensor)]
-        log = OrderedDict((k, v) for k, v in info.items() if not isinstance(v, Tensor))
-        if names:
-            # One transfer for all: on a GPU every .item() would wait for the device.
-            values = torch.stack([info[name].float() for name in names]).tolist()
-            log.update(zip(names, values, strict=True))
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                log[f"Optimizer/{group['name']}_lr"] = group["lr"]
-        return log
-
-    def set_train(self) -> None:
-        """Set training mode; slow copies stay in eval mode."""
-        super().set_train()
-        for name in TARGETS:
-            self.nets[name].eval()
-
-    def _features_of(self, obs_dict: Obs, goal_dict: Obs | None) -> Tensor:
-        obs = {key: obs_dict[key] for key in self.obs_shapes}
-        if self.frame_stack == 1:
-            # Rollouts have no frame axis then; batches always have one.
-            obs = {
-                key: value if value.ndim == len(self.obs_shapes[key]) + 2 else value.unsqueeze(1)
-                for key, value in obs.items()
-            }
-        return self.encode(obs, goal_dict)
-
-    @torch.no_grad()
-    def get_action(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:
-        """Deterministic action of the policy.
-
-        Args:
-            obs_dict: key to (B, ...), or (B, F, ...) with frame stacking.
-            goal_dict: key to (B, ...) where the config names goals.
-
-        Returns:
-            (B, A), in [-1, 1].
-        """
-        assert not self.nets.training
-        features = self._features_of(obs_dict, goal_dict)
-        z = self.nets["actor"](features)
-        if self.algo_config.actor.rollout_latent == "zero":
-            z = torch.zeros_like(z)
-        return self.nets["actor_vae"].decode(features, z)
-
-    @torch.no_grad()
-    def get_state_value(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:
-        """V of observations: (B, 1)."""
-        return self.nets["critic"].value(self._features_of(obs_dict, goal_dict))[:, None]
-
-    @torch.no_grad()
-    def get_state_action_value(
-        self, obs_dict: Obs, actions: Tensor, goal_dict: Obs | None = None
-    ) -> Tensor:
-        """Mixed Q of observations and actions (B, A): (B, 1)."""
-        features = self._features_of(obs_dict, goal_dict)
-        q = self.nets["critic"].q_values(features, actions)
-        return losses.mix_min_max(q, self.algo_config.critic.doubleq_min)[:, None]
-
-    def serialize(self) -> dict[str, Any]:
-        """All that training needs to go on: networks, optimizers, schedulers, step count.
-
-        Tensors and plain types only, since torch loads checkpoints with `weights_only`.
-        """
-        schedulers = self.lr_schedulers.items()
-        return {
-            "nets": self.nets.state_dict(),
-            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
-            "lr_schedulers": {name: s and s.state_dict() for name, s in schedulers},
-            "gradient_steps": self._gradient_steps,
-        }
-
-    def deserialize(self, model_dict: dict[str, Any], load_optimizers: bool = False) -> None:
-        """Load what `serialize` returned.
-
-        Args:
-            model_dict: from `serialize`, of this robomimic version or an older one.
-            load_optimizers: also restore optimizers and schedulers, to go on training.
-
-        Raises:
-            CheckpointError: the weights belong to other networks.
-        """
-        try:
-            self.nets.load_state_dict(model_dict["nets"])
-        except (KeyError, RuntimeError) as error:
-            # torch's first line names only the container; the second what is wrong with it.
-            reason = str(error).splitlines()[-1].strip()
-            raise CheckpointError(
-                f"the checkpoint does not fit the networks ({reason})",
-                "weights of the same algorithm, observation keys, shapes and sizes",
-                "Build the model from the checkpoint's own config.",
-            ) from error
-        self._gradient_steps = model_dict.get("gradient_steps", 0)
-        if load_optimizers:
-            for name, optimizer in self.optimizers.items():
-                optimizer.load_state_dict(model_dict["optimizers"][name])
-                # The checkpoint brought the switches it was trained with.
-                speed.set_fused(optimizer, self.algo_config.speed.fused_optimizers)
-                if self.lr_schedulers[name] is not None:
-                    self.lr_schedulers[name].load_state_dict(model_dict["lr_schedulers"][name])

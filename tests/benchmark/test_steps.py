@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from robomimic_vae_ext.benchmark import peers, report, steps, timing
-from robomimic_vae_ext.lapo.networks import NatureCNNCore
+from robomimic_vae_ext.lapo.cores import NatureCNNCore
 
 CPU = torch.device("cpu")
 

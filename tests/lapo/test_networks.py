@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from robomimic_vae_ext.lapo import networks
+from robomimic_vae_ext.lapo import cores, networks
 from tests.conftest import IMAGE_SIZE
 
 
 @pytest.mark.parametrize("size", [36, 40, 76, 84, 128])
 def test_nature_cnn_announces_the_shape_it_returns(size: int) -> None:
-    core = networks.NatureCNNCore(input_shape=[3, size, size])
+    core = cores.NatureCNNCore(input_shape=[3, size, size])
     assert list(core(torch.rand(2, 3, size, size)).shape[1:]) == core.output_shape()
 
 
 def test_sliced_crops_are_windows_of_the_image_and_cover_all_offsets() -> None:
-    randomizer = networks.SlicedCropRandomizer([1, 5, 6], 3, 3, 1, False).train()
+    randomizer = cores.SlicedCropRandomizer([1, 5, 6], 3, 3, 1, False).train()
     image = torch.arange(30.0).view(1, 1, 5, 6).expand(400, 1, 5, 6)
     crops = randomizer.forward_in(image)
     corners = {int(crop[0, 0, 0]) for crop in crops}
@@ -34,7 +34,7 @@ def test_sliced_crop_takes_robomimics_centre_in_eval_mode() -> None:
     from robomimic.models.obs_core import CropRandomizer
 
     arguments = ([3, 20, 21], 15, 16, 1, False)
-    ours, stock = networks.SlicedCropRandomizer(*arguments), CropRandomizer(*arguments)
+    ours, stock = cores.SlicedCropRandomizer(*arguments), CropRandomizer(*arguments)
     image = torch.rand(4, 3, 20, 21)
     assert torch.equal(ours.eval().forward_in(image), stock.eval().forward_in(image))
 
@@ -181,7 +181,7 @@ def test_features_are_wide_and_every_head_has_its_own_trunk(
 ) -> None:
     model = make_model()
     encoder = model.obs_encoder
-    per_camera = networks.NatureCNNCore([3, 40, 40], [4, 4, 4]).output_shape()[0]
+    per_camera = cores.NatureCNNCore([3, 40, 40], [4, 4, 4]).output_shape()[0]
     assert encoder.output_dim == 2 * per_camera + 3 + 2
     trunks = [m for m in model.nets.modules() if isinstance(m, networks.Trunk)]
     assert len(trunks) == 2 * 4  # q, v, CVAE, actor; and their slow copies

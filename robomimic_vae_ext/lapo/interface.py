@@ -1,0 +1,200 @@
+"""What robomimic asks of an algorithm besides training: batches, actions, values, checkpoints."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import robomimic.algo.algo as algo
+import robomimic.utils.tensor_utils as tensor_utils
+import torch
+from torch import Tensor, nn
+
+from robomimic_vae_ext.errors import CheckpointError
+from robomimic_vae_ext.lapo import batches, losses, speed
+
+Obs = dict[str, Tensor]
+
+#: Slow copies and what they copy. The encoder has none: V, and so its features, are online.
+TARGETS = {"critic_target": "critic", "actor_vae_target": "actor_vae", "actor_target": "actor"}
+
+
+class Interface(algo.PolicyAlgo, algo.ValueAlgo):
+    """All of LAPO but its construction and its training step, which stand in algo.py."""
+
+    nets: Any  # a ModuleDict, made by robomimic's base class; its entries have own methods
+    frame_stack: int
+    optimizers: dict[str, torch.optim.Optimizer]
+    lr_schedulers: dict[str, Any]
+    _gradient_steps: int
+
+    # ---- the names of the card ----
+
+    @property
+    def owner(self) -> str:
+        """Who trains the encoder: critic, vae, joint or frozen."""
+        return str(self.algo_config.encoder.owner)
+
+    @property
+    def obs_encoder(self) -> nn.Module:
+        """The shared encoder."""
+        return self.nets["obs_encoder"]
+
+    @property
+    def actor_vae(self) -> nn.Module:
+        """The CVAE over actions."""
+        return self.nets["actor_vae"]
+
+    @property
+    def critic_optimizer(self) -> torch.optim.Optimizer:
+        """Optimizer of the critic heads, and of the encoder unless its owner says otherwise."""
+        return self.optimizers["critic"]
+
+    # ---- batches ----
+
+    def process_batch_for_training(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Cut a batch of windows down to one n-step transition per sample.
+
+        Args:
+            batch: from robomimic's SequenceDataset, windows of length frame_stack - 1 + seq_length,
+                or from the in-memory replay, which did this already (it holds `discounts`).
+
+        Returns:
+            `obs`, `next_obs`: key to (B, F, ...); `actions`: (B, A); `rewards`, `discounts`: (B,);
+            `goal_obs`: key to (B, ...) or None. Images still as the dataset has them.
+        """
+        if "discounts" not in batch:
+            config = self.algo_config
+            batch = batches.reduce_windows(
+                batch, list(self.obs_shapes), self.frame_stack, config.n_step, config.discount
+            )
+        wanted = ("obs", "next_obs", "goal_obs", "actions", "rewards", "discounts")
+        # Only page-locked memory can be copied while the CPU goes on.
+        batch = tensor_utils.recursive_dict_list_tuple_apply(
+            {key: batch.get(key) for key in wanted},
+            {
+                torch.Tensor: lambda x: x.to(self.device, non_blocking=x.is_pinned()),
+                type(None): lambda x: x,
+            },
+        )
+        # uint8 images stay as they are: robomimic's postprocessing scales them to [0, 1].
+        return tensor_utils.recursive_dict_list_tuple_apply(
+            batch,
+            {
+                torch.Tensor: lambda x: x if x.dtype == torch.uint8 else x.float(),
+                type(None): lambda x: x,
+            },
+        )
+
+    # ---- logging and modes ----
+
+    def log_info(self, info: dict[str, Any]) -> OrderedDict[str, float]:
+        """Metrics as plain numbers, with every parameter group's learning rate."""
+        names = [name for name, value in info.items() if isinstance(value, Tensor)]
+        log = OrderedDict((k, v) for k, v in info.items() if not isinstance(v, Tensor))
+        if names:
+            # One transfer for all: on a GPU every .item() would wait for the device.
+            values = torch.stack([info[name].float() for name in names]).tolist()
+            log.update(zip(names, values, strict=True))
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                log[f"Optimizer/{group['name']}_lr"] = group["lr"]
+        return log
+
+    def set_train(self) -> None:
+        """Set training mode; slow copies stay in eval mode."""
+        super().set_train()
+        for name in TARGETS:
+            self.nets[name].eval()
+
+    # ---- rollouts ----
+
+    def encode(self, obs: Obs, goal: Obs | None = None) -> Tensor:
+        """Features of observations (B, F, ...): (B, D). Gradient: reaches the encoder."""
+        return self.nets["obs_encoder"](obs, goal)
+
+    def _features_of(self, obs_dict: Obs, goal_dict: Obs | None) -> Tensor:
+        obs = {key: obs_dict[key] for key in self.obs_shapes}
+        if self.frame_stack == 1:
+            # Rollouts have no frame axis then; batches always have one.
+            obs = {
+                key: value if value.ndim == len(self.obs_shapes[key]) + 2 else value.unsqueeze(1)
+                for key, value in obs.items()
+            }
+        return self.encode(obs, goal_dict)
+
+    @torch.no_grad()
+    def get_action(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:
+        """Deterministic action of the policy.
+
+        Args:
+            obs_dict: key to (B, ...), or (B, F, ...) with frame stacking.
+            goal_dict: key to (B, ...) where the config names goals.
+
+        Returns:
+            (B, A), in [-1, 1].
+        """
+        assert not self.nets.training
+        features = self._features_of(obs_dict, goal_dict)
+        z = self.nets["actor"](features)
+        if self.algo_config.actor.rollout_latent == "zero":
+            z = torch.zeros_like(z)
+        return self.nets["actor_vae"].decode(features, z)
+
+    @torch.no_grad()
+    def get_state_value(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:
+        """V of observations: (B, 1)."""
+        return self.nets["critic"].value(self._features_of(obs_dict, goal_dict))[:, None]
+
+    @torch.no_grad()
+    def get_state_action_value(
+        self, obs_dict: Obs, actions: Tensor, goal_dict: Obs | None = None
+    ) -> Tensor:
+        """Mixed Q of observations and actions (B, A): (B, 1)."""
+        features = self._features_of(obs_dict, goal_dict)
+        q = self.nets["critic"].q_values(features, actions)
+        return losses.mix_min_max(q, self.algo_config.critic.doubleq_min)[:, None]
+
+    # ---- checkpoints ----
+
+    def serialize(self) -> dict[str, Any]:
+        """All that training needs to go on: networks, optimizers, schedulers, step count.
+
+        Tensors and plain types only, since torch loads checkpoints with `weights_only`.
+        """
+        schedulers = self.lr_schedulers.items()
+        return {
+            "nets": self.nets.state_dict(),
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+            "lr_schedulers": {name: s and s.state_dict() for name, s in schedulers},
+            "gradient_steps": self._gradient_steps,
+        }
+
+    def deserialize(self, model_dict: dict[str, Any], load_optimizers: bool = False) -> None:
+        """Load what `serialize` returned.
+
+        Args:
+            model_dict: from `serialize`, of this robomimic version or an older one.
+            load_optimizers: also restore optimizers and schedulers, to go on training.
+
+        Raises:
+            CheckpointError: the weights belong to other networks.
+        """
+        try:
+            self.nets.load_state_dict(model_dict["nets"])
+        except (KeyError, RuntimeError) as error:
+            # torch's first line names only the container; the second what is wrong with it.
+            reason = str(error).splitlines()[-1].strip()
+            raise CheckpointError(
+                f"the checkpoint does not fit the networks ({reason})",
+                "weights of the same algorithm, observation keys, shapes and sizes",
+                "Build the model from the checkpoint's own config.",
+            ) from error
+        self._gradient_steps = model_dict.get("gradient_steps", 0)
+        if load_optimizers:
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(model_dict["optimizers"][name])
+                # The checkpoint brought the switches it was trained with.
+                speed.set_fused(optimizer, self.algo_config.speed.fused_optimizers)
+                if self.lr_schedulers[name] is not None:
+                    self.lr_schedulers[name].load_state_dict(model_dict["lr_schedulers"][name])

@@ -48,10 +48,19 @@ class Player:
         checkpoint: from `episodes.load_checkpoint`.
         horizon: steps after which an episode has failed.
         discount: of the returns; None where the algorithm has none.
+        before: player of another checkpoint of the same run, whose environment is taken over: to
+            make one takes seconds and a gigabyte, and no episode depends on those before it.
     """
 
-    def __init__(self, checkpoint: dict[str, Any], horizon: int, discount: float | None) -> None:
-        self.runner = episodes.Runner(checkpoint, horizon)
+    def __init__(
+        self,
+        checkpoint: dict[str, Any],
+        horizon: int,
+        discount: float | None,
+        before: Player | None = None,
+    ) -> None:
+        env = before.runner.env if before is not None else None
+        self.runner = episodes.Runner(checkpoint, horizon, env=env)
         self.recorder = ValueRecorder(self.runner.policy.policy)
         self.discount = discount
         self.env = episodes.base_env(self.runner.env)

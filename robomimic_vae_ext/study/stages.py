@@ -163,6 +163,7 @@ def _roll_out(job: Job, folder: Path) -> dict[str, Any]:
     path, plan = folder / EPISODES, job.evaluation
     records = rollouts.read(path)
     by_step = checkpoints(job, folder)
+    player = None
     for step in job.rollout_steps:
         count = plan.final_episodes if step == job.steps else plan.earlier_episodes
         played = {record["index"] for record in records if record["step"] == step}
@@ -171,7 +172,7 @@ def _roll_out(job: Job, folder: Path) -> dict[str, Any]:
             continue
         checkpoint = episodes.load_checkpoint(by_step[step])
         discount = json.loads(checkpoint["config"])["algo"].get("discount")
-        player = rollouts.Player(checkpoint, job.horizon, discount)
+        player = rollouts.Player(checkpoint, job.horizon, discount, before=player)
         for index in missing:
             begin = time.perf_counter()
             record = {"step": step} | player.play(index, plan.seed)

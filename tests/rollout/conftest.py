@@ -15,7 +15,8 @@ from robomimic_vae_ext.rollout.workers import Patience
 from tests.conftest import merge
 
 OBS = {"robot0_eef_pos": [3], "robot0_eef_quat": [4], "robot0_gripper_qpos": [2], "object": [10]}
-PATIENCE = Patience(start=180.0, step=6.0)  # every worker imports torch first, on busy machines too
+PATIENCE = Patience(start=600.0, step=10.0)  # where a worker is to be found hanging
+UNHURRIED = Patience(start=600.0, step=300.0)  # where none is, on a machine however busy
 SETTINGS: dict[str, dict[str, Any]] = {
     "lapo": {"algo": {"encoder": {"trunk_dim": 16}}},
     "bc": {"algo": {"actor_layer_dims": [16]}},

@@ -20,7 +20,7 @@ from robomimic_vae_ext.errors import CheckpointError, SimulationError
 from robomimic_vae_ext.rollout import batching, episodes, serving, workers
 from robomimic_vae_ext.rollout.evaluate import evaluate
 from tests.conftest import REPOSITORY
-from tests.rollout.conftest import PATIENCE, make_policy
+from tests.rollout.conftest import PATIENCE, UNHURRIED, make_policy
 
 pytestmark = pytest.mark.simulator
 Checkpoint = Callable[[str], Path]
@@ -58,7 +58,7 @@ def test_any_number_of_workers_gives_the_same_outcomes(checkpoint: Checkpoint, k
     def run(num_workers: int, one_policy: bool | None = None) -> list[Outcome]:
         result = evaluate(
             checkpoint(kind), n=4, seed=5, device="cpu", num_workers=num_workers,
-            one_policy=one_policy, patience=PATIENCE,
+            one_policy=one_policy, patience=UNHURRIED,
         )  # fmt: skip
         return [outcome(episode) for episode in result.episodes]
 
@@ -168,7 +168,7 @@ def test_three_failures_are_one_sentence(
 ) -> None:
     setup = serving.Setup(checkpoint("lapo"), device="cpu", ask=True)
     with (
-        workers.Pool(1, PATIENCE) as pool,
+        workers.Pool(1, UNHURRIED) as pool,
         pytest.raises(SimulationError, match="episode 0 failed 3 times; at last") as caught,
     ):
         play(pool, setup, lambda observations: [np.zeros(3)] * len(observations))
@@ -178,7 +178,7 @@ def test_three_failures_are_one_sentence(
 
 def test_our_own_errors_are_not_repeated(tmp_path: Path) -> None:
     setup = serving.Setup(tmp_path / "none.pth", device="cpu")
-    with workers.Pool(1, PATIENCE) as pool, pytest.raises(CheckpointError, match="no file"):
+    with workers.Pool(1, UNHURRIED) as pool, pytest.raises(CheckpointError, match="no file"):
         play(pool, setup)
 
 

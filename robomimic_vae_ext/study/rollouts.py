@@ -60,7 +60,7 @@ class Player:
         before: Player | None = None,
     ) -> None:
         env = before.runner.env if before is not None else None
-        self.runner = episodes.Runner(checkpoint, horizon, env=env)
+        self.runner: episodes.Runner = episodes.Runner(checkpoint, horizon, env=env)
         self.recorder = ValueRecorder(self.runner.policy.policy)
         self.discount = discount
         self.env = episodes.base_env(self.runner.env)

@@ -21,7 +21,7 @@ def command(folder: Path, name: str, code: str, **environment: str) -> Command:
     return Command(name, ("-c", code), folder / f"{name}.log", environment)
 
 
-def wait_all(executor: Executor, count: int, seconds: float = 60.0) -> list[Ended]:
+def wait_all(executor: Executor, count: int, seconds: float = 300.0) -> list[Ended]:
     deadline, ended = time.monotonic() + seconds, []
     while len(ended) < count:
         assert time.monotonic() < deadline, ended
@@ -30,7 +30,7 @@ def wait_all(executor: Executor, count: int, seconds: float = 60.0) -> list[Ende
     return ended
 
 
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -127,7 +127,7 @@ def test_jobs_of_a_node_that_is_lost_end_on_another_one(cluster: Any, tmp_path: 
     cluster.remove_node(lost, allow_graceful=False)
     until(lambda: not all(map(alive, started(tmp_path))))
     (tmp_path / "go").touch()
-    ended = wait_all(executor, len(names), seconds=120)
+    ended = wait_all(executor, len(names), seconds=300)
     assert sorted(ended, key=lambda one: one.name) == [Ended(name, 0) for name in names]
     assert all((tmp_path / name / "result.json").exists() for name in names)
     assert len(started(tmp_path)) == len(names) + 1, "the lost node's job was started once more"

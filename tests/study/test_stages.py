@@ -87,7 +87,7 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 def kill_when(folder: Path, condition: Callable[[], bool]) -> None:
     """Start the job and kill it, without any warning, as soon as a condition holds."""
     process = start(folder)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # a busy machine
     while not condition():
         assert process.poll() is None, (folder / jobs.LOG).read_text()[-2000:]
         assert time.monotonic() < deadline
@@ -123,7 +123,7 @@ def test_a_job_that_is_killed_in_every_stage_ends_as_one_that_is_not(
     played = lines(folder)
     assert not (folder / jobs.RESULT).exists()
 
-    assert start(folder).wait(120) == 0, (folder / jobs.LOG).read_text()[-2000:]
+    assert start(folder).wait(600) == 0, (folder / jobs.LOG).read_text()[-2000:]
     assert (folder / "train.json").stat().st_mtime_ns == trained
     assert lines(folder)[: len(played)] == played
     counts = [(line["step"], line["index"]) for line in lines(folder)]

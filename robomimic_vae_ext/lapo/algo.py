@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from copy import deepcopy
+from functools import partial
 from typing import Any, NamedTuple
 
 import robomimic.utils.torch_utils as torch_utils
@@ -16,10 +17,17 @@ from torch import Tensor
 
 from robomimic_vae_ext import gradient_flow
 from robomimic_vae_ext.errors import OwnershipError
-from robomimic_vae_ext.lapo import contracts, gradients, interface, losses, networks, speed
+from robomimic_vae_ext.lapo import contracts, gradients, heads, interface, losses, networks, speed
 from robomimic_vae_ext.lapo.interface import TARGETS
 
 logger = logging.getLogger(__name__)
+
+
+class Features(NamedTuple):
+    """What the heads see of observations; the same but with a policy branch."""
+
+    critic: Tensor  # (B, D), for Q and V
+    policy: Tensor  # (B, D), for CVAE and actor
 
 
 class Targets(NamedTuple):
@@ -45,7 +53,8 @@ class LAPO(interface.Interface):
             groups["goal"] = OrderedDict(self.goal_shapes)
         config = self.algo_config
         self.frame_stack = self.global_config.train.frame_stack
-        encoder = networks.ObsEncoder(
+        make_encoder = partial(
+            networks.ObsEncoder,
             groups,
             self.obs_config.encoder,
             norm=config.encoder.norm,
@@ -54,24 +63,31 @@ class LAPO(interface.Interface):
             channels_last=config.speed.channels_last,
             bf16=speed.wants_bf16(config.speed.bf16_encoder, self.device),
         )
+        encoder = make_encoder()
         dims = {"feature_dim": encoder.output_dim, "trunk_dim": config.encoder.trunk_dim}
         latent_dim = config.vae.latent_dim or 2 * self.ac_dim
         self.nets["obs_encoder"] = encoder
-        self.nets["critic"] = networks.Critic(
-            **dims, action_dim=self.ac_dim, layer_dims=config.critic.layer_dims
+        self.nets["critic"] = heads.Critic(
+            **dims,
+            action_dim=self.ac_dim,
+            layer_dims=config.critic.layer_dims,
+            bins=heads.make_bins(config.critic),
         )
-        self.nets["actor_vae"] = networks.ActorVAE(
+        self.nets["actor_vae"] = heads.ActorVAE(
             **dims,
             action_dim=self.ac_dim,
             latent_dim=latent_dim,
             layer_dims=config.vae.layer_dims,
         )
-        self.nets["actor"] = networks.LatentActor(
+        self.nets["actor"] = heads.LatentActor(
             **dims,
             latent_dim=latent_dim,
             layer_dims=config.actor.layer_dims,
             max_latent_action=config.actor.max_latent_action,
         )
+        if config.encoder.policy_branch:
+            # Last, so that all others start as they do without it.
+            self.nets["policy_encoder"] = make_encoder()
         for target, source in TARGETS.items():
             self.nets[target] = deepcopy(self.nets[source]).requires_grad_(False)
         self.nets = self.nets.float().to(self.device)
@@ -88,19 +104,16 @@ class LAPO(interface.Interface):
         # robomimic 0.5.0 reads this to decide when schedulers step.
         self.step_lr_schedulers_every_batch = {}
         home = {"critic": "critic", "joint": "critic", "vae": "actor_vae"}.get(self.owner)
+        homes = {"obs_encoder": home, "policy_encoder": "actor_vae"}
         for name in ("critic", "actor_vae", "actor"):
             params = self.optim_params[name]
             optimizer = torch_utils.optimizer_from_optim_params(params, self.nets[name])
             optimizer.param_groups[0]["name"] = name
-            if name == home and any(True for _ in self.nets["obs_encoder"].parameters()):
-                scale = self.algo_config.encoder.learning_rate_scale
-                optimizer.add_param_group(
-                    {
-                        "params": list(self.nets["obs_encoder"].parameters()),
-                        "name": "obs_encoder",
-                        "lr": params.learning_rate.initial * scale,
-                    }
-                )
+            scale = self.algo_config.encoder.learning_rate_scale
+            rate = params.learning_rate.initial * scale
+            for encoder in (e for e in homes if homes[e] == name and e in self.nets):
+                if weights := list(self.nets[encoder].parameters()):
+                    optimizer.add_param_group({"params": weights, "name": encoder, "lr": rate})
             speed.set_fused(optimizer, self.algo_config.speed.fused_optimizers)
             self.optimizers[name] = optimizer
             self.lr_schedulers[name] = torch_utils.lr_scheduler_from_optim_params(
@@ -110,10 +123,11 @@ class LAPO(interface.Interface):
                 "step_every_batch", False
             )
         self._check_ownership()
-        if self.owner != "critic" and not list(self.nets["obs_encoder"].parameters()):
+        branch = self.algo_config.encoder.policy_branch
+        if (self.owner != "critic" or branch) and not list(self.obs_encoder.parameters()):
             logger.warning(
-                "algo.encoder.owner = %s changes nothing: the encoder has no weights (no images)",
-                self.owner,
+                "algo.encoder.%s changes nothing: the encoder has no weights (no images)",
+                "policy_branch" if branch else f"owner = {self.owner}",
             )
         self._audit = gradient_flow.PeriodicAudit(
             dict(self.nets.items()),
@@ -164,24 +178,45 @@ class LAPO(interface.Interface):
     def _losses_and_updates(self, batch: dict[str, Any], validate: bool) -> dict[str, Any]:
         """The step itself: features once, targets once, then critic, CVAE, actor, slow copies."""
         with torch.no_grad() if validate or self.owner == "frozen" else torch.enable_grad():
-            features = self.encode(batch["obs"], batch["goal_obs"])  # (B, D), graph kept
-        with torch.no_grad(), networks.batch_norm_in_eval_mode(self.nets["obs_encoder"]):
-            next_features = self.encode(batch["next_obs"], batch["goal_obs"])  # (B, D)
+            features = self._encode_for_all(batch["obs"], batch["goal_obs"])  # graph kept
+        with torch.no_grad(), networks.batch_norm_in_eval_mode(self.nets):  # encoders have them
+            next_features = self._encode_for_all(batch["next_obs"], batch["goal_obs"])
         with torch.no_grad() if validate else torch.enable_grad():
-            v = self.nets["critic"].value(features)  # (B,), for the critic's loss and the advantage
+            # V once, for the critic's loss and the advantage.
+            v_outputs = self.nets["critic"].v_outputs(features.critic)  # (B, K)
+            v = self.nets["critic"].to_values(v_outputs)  # (B,)
             targets = self._targets(batch, features, next_features, v)
-            info = self._update_critic_and_vae(batch, features, v, targets, validate)
-            info |= self._update_actor(features.detach(), validate)
+            info = self._update_critic_and_vae(batch, features, v_outputs, targets, validate)
+            info |= self._update_actor(features, validate)
         if not validate:
             self._update_targets()
         return info
 
+    def _encode_for_all(self, obs: interface.Obs, goal: interface.Obs | None) -> Features:
+        """Encode observations once for every encoder that there is."""
+        features = self.encode(obs, goal)
+        if self.algo_config.encoder.policy_branch:
+            return Features(features, self.policy_encoder(obs, goal))
+        if self._combines_gradients:
+            # Q and V read the first, the CVAE the second: their gradients meet at the features.
+            config = self.algo_config.encoder
+            rule = (config.vae_grad_scale, config.vae_grad_norm, config.vae_grad_surgery)
+            return Features(*gradients.CombineGradients.apply(features, *rule))
+        return Features(features, features)
+
+    @property
+    def _combines_gradients(self) -> bool:
+        config = self.algo_config.encoder
+        return config.vae_grad_norm is not None or config.vae_grad_surgery
+
     @torch.no_grad()
     def _targets(
-        self, batch: dict[str, Any], features: Tensor, next_features: Tensor, v: Tensor
+        self, batch: dict[str, Any], features: Features, next_features: Features, v: Tensor
     ) -> Targets:
         config = self.algo_config
-        next_value = self.nets["critic"].value(next_features)  # (B,), shared by q and advantage
+        next_value = self.nets["critic"].value(
+            next_features.critic
+        )  # (B,), shared by q and advantage
         value_of_next_policy = self._policy_value(next_features, noise=False)
         target_v = self._policy_value(features, noise=True)
         if config.critic.value_bounds is not None:
@@ -194,31 +229,32 @@ class LAPO(interface.Interface):
             weights=losses.expectile_weights(advantage, config.vae.expectile),
         )
 
-    def _policy_value(self, features: Tensor, noise: bool) -> Tensor:
-        """Value of the slow policy under the slow Q: (B, D) to (B,)."""
+    def _policy_value(self, features: Features, noise: bool) -> Tensor:
+        """Value of the slow policy under the slow Q: (B,)."""
         actor = self.nets["actor_target"]
-        z = actor(features)  # (B, Z)
+        z = actor(features.policy)  # (B, Z)
         if noise:
             config = self.algo_config.actor
             bound = config.target_noise_clip
             epsilon = (config.target_noise * torch.randn_like(z)).clamp(-bound, bound)
             limit = actor.max_latent_action
             z = (z + limit * epsilon).clamp(-limit, limit)
-        actions = self.nets["actor_vae_target"].decode(features, z)
-        q = self.nets["critic_target"].q_values(features, actions)
+        actions = self.nets["actor_vae_target"].decode(features.policy, z)
+        q = self.nets["critic_target"].q_values(features.critic, actions)
         return losses.mix_min_max(q, self.algo_config.critic.doubleq_min)
 
     def _update_critic_and_vae(
-        self, batch: dict[str, Any], features: Tensor, v: Tensor, targets: Targets, validate: bool
+        self,
+        batch: dict[str, Any],
+        features: Features,
+        v_outputs: Tensor,
+        targets: Targets,
+        validate: bool,
     ) -> dict[str, Any]:
-        critic_loss, info = losses.critic_loss(
-            self.nets["critic"].q_values(features, batch["actions"]),
-            v,
-            targets.q,
-            targets.v,
-        )
+        q_outputs = self.nets["critic"].q_outputs(features.critic, batch["actions"])  # (2, B, K)
+        critic_loss, info = self._critic_loss(q_outputs, v_outputs, targets)
         reconstruction, mean, log_std = self.nets["actor_vae"](
-            self._features_for_vae(features), batch["actions"]
+            self._features_for_vae(features.policy), batch["actions"]
         )
         vae_loss, vae_info = losses.vae_loss(
             batch["actions"],
@@ -241,19 +277,33 @@ class LAPO(interface.Interface):
             info |= self._step(vae_loss, "actor_vae")
         return info
 
+    def _critic_loss(
+        self, q_outputs: Tensor, v_outputs: Tensor, targets: Targets
+    ) -> tuple[Tensor, losses.Info]:
+        critic = self.nets["critic"]
+        if critic.bins is not None:
+            return losses.categorical_critic_loss(
+                q_outputs, v_outputs, targets.q, targets.v, critic.bins
+            )
+        q, v = critic.to_values(q_outputs), critic.to_values(v_outputs)
+        return losses.critic_loss(q, v, targets.q, targets.v)
+
     def _features_for_vae(self, features: Tensor) -> Tensor:
-        """What the CVAE may see of the encoder; the whole difference between the owners."""
-        if self.owner == "vae":
+        """What the CVAE may see of its encoder; the whole difference between the owners."""
+        if self.owner == "vae" or self.algo_config.encoder.policy_branch:
             return features
+        if self._combines_gradients:
+            return features  # CombineGradients waits for what comes back
         if self.owner == "joint":
             return gradients.ScaleGradient.apply(features, self.algo_config.encoder.vae_grad_scale)
         return features.detach()
 
-    def _update_actor(self, features: Tensor, validate: bool) -> dict[str, Any]:
+    def _update_actor(self, features: Features, validate: bool) -> dict[str, Any]:
+        features = Features(*(part.detach() for part in features))
         with gradients.without_gradient(self.nets["critic"]):
-            z = self.nets["actor"](features)
-            actions = self.nets["actor_vae_target"].decode(features, z)
-            q = self.nets["critic"].q1_value(features, actions)
+            z = self.nets["actor"](features.policy)
+            actions = self.nets["actor_vae_target"].decode(features.policy, z)
+            q = self.nets["critic"].q1_value(features.critic, actions)
             loss, info = losses.actor_loss(q, z, self.algo_config.actor.prior_weight)
             if not validate and self._gradient_steps >= self.algo_config.actor.start_step:
                 info |= self._step(loss, "actor")

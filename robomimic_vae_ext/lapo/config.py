@@ -17,6 +17,7 @@ OWNERS = ("critic", "vae", "joint", "frozen")
 NORMS = ("group_norm", "batch_norm", "frozen_batch_norm")
 ROLLOUT_LATENTS = ("actor", "zero")
 BF16 = ("auto", "on", "off")
+CRITIC_LOSSES = ("mse", "hl_gauss")
 STORAGES = ("memory", "disk", "auto")
 
 
@@ -71,6 +72,15 @@ class LAPOConfig(base_config.BaseConfig):
         # gradient arrives too, times vae_grad_scale. frozen: nobody.
         algo.encoder.owner = "critic"
         algo.encoder.vae_grad_scale = 1.0  # joint only; 0 is `critic`, 1 the plain sum
+        # joint only. A number r in place of that scale: in every step the CVAE's gradient at the
+        # features is scaled to r times the norm of the critic's there, whatever the losses' units.
+        algo.encoder.vae_grad_norm = None
+        # joint only. Takes the part that opposes the critic's gradient out of the CVAE's.
+        algo.encoder.vae_grad_surgery = False
+        # critic only. CVAE and actor get an encoder of their own, owned by the CVAE's optimizer
+        # (the actor sees its features detached): values from one signal, precise actions from the
+        # other, at twice the encoder's cost.
+        algo.encoder.policy_branch = False
         algo.encoder.learning_rate_scale = 1.0  # encoder's rate / its optimizer's rate
         # BatchNorm sees other statistics in rollouts than in the loss, so its layers become
         # GroupNorm. frozen_batch_norm keeps pretrained statistics fixed; batch_norm lets them move.
@@ -89,6 +99,14 @@ class LAPOConfig(base_config.BaseConfig):
         algo.critic.doubleq_min = 1.0  # weight of min(Q1, Q2) in min/max mixing
         # (v_min, v_max) clips V's regression target; [0, 1] is exact for a terminal 0/1 reward.
         algo.critic.value_bounds = None
+        # mse: Q and V are numbers. hl_gauss: they are means of a distribution over bins of
+        # value_bounds, trained by cross-entropy against Gaussian-smeared targets ("Stop
+        # Regressing", arXiv 2403.03950), whose gradients do not depend on the scale of the value.
+        algo.critic.loss = "mse"
+        algo.critic.bins = 51  # hl_gauss only; some of them pad the bounds, see losses.Bins
+        # hl_gauss only; std of a smeared target [bin widths]. Below 0.5 the mean starts to round
+        # to the nearest bin centre.
+        algo.critic.bin_sigma = 0.75
 
         # ---- CVAE over actions ----
         algo.vae.layer_dims = [256, 256]
@@ -214,6 +232,7 @@ NUMBERS = {
     "algo.discount": (0.0, 1.0),
     "algo.target_tau": (0.0, 1.0),
     "algo.critic.doubleq_min": (0.0, 1.0),
+    "algo.critic.bin_sigma": (1e-3, INFINITY),
     "algo.vae.kl_beta": (0.0, INFINITY),
     "algo.vae.expectile": (0.0, 1.0),
     "algo.actor.max_latent_action": (1e-6, INFINITY),
@@ -226,6 +245,7 @@ WHOLE_NUMBERS = {
     "algo.actor.start_step": 0,
     "algo.audit.every_n_steps": 0,
     "algo.encoder.trunk_dim": 1,
+    "algo.critic.bins": 2,
     "train.seq_length": 1,
     "train.frame_stack": 1,
     "train.batch_size": 1,
@@ -234,6 +254,9 @@ LAYERS = ("algo.critic.layer_dims", "algo.vae.layer_dims", "algo.actor.layer_dim
 CHOICES = {
     "algo.encoder.owner": OWNERS,
     "algo.encoder.norm": NORMS,
+    "algo.encoder.vae_grad_surgery": (True, False),
+    "algo.encoder.policy_branch": (True, False),
+    "algo.critic.loss": CRITIC_LOSSES,
     "algo.actor.rollout_latent": ROLLOUT_LATENTS,
     "algo.speed.fused_optimizers": (True, False),
     "algo.speed.channels_last": (True, False),
@@ -270,6 +293,35 @@ def _check_optimizers(config: Any) -> None:
         _require(ok, f"{key}.max_gradient_norm", limit, "null or a positive number")
 
 
+def _check_encoder(encoder: Any) -> None:
+    ratio = encoder.vae_grad_norm
+    ok = ratio is None or (_is_number(ratio) and 0 < ratio < INFINITY)
+    _require(ok, "algo.encoder.vae_grad_norm", ratio, "null or a positive number")
+    off = {"vae_grad_norm": None, "vae_grad_surgery": False, "policy_branch": False}
+    for name, owner in zip(off, ("joint", "joint", "critic"), strict=True):
+        ok = encoder[name] == off[name] or encoder.owner == owner
+        expected = f"{off[name]!r} while algo.encoder.owner is {encoder.owner!r}, not {owner!r}"
+        _require(ok, f"algo.encoder.{name}", encoder[name], expected)
+    ok = ratio is None or encoder.vae_grad_scale == 1.0
+    expected = "null beside another algo.encoder.vae_grad_scale than 1, which it replaces"
+    _require(ok, "algo.encoder.vae_grad_norm", ratio, expected)
+
+
+def _check_critic(critic: Any) -> None:
+    bounds = critic.value_bounds
+    pair = isinstance(bounds, list | tuple) and len(bounds) == 2 and all(map(_is_number, bounds))
+    ok = bounds is None or (pair and bounds[0] < bounds[1])
+    _require(ok, "algo.critic.value_bounds", bounds, "null or two rising numbers")
+    if critic.loss == "hl_gauss":
+        expected = "two rising numbers, which algo.critic.loss = 'hl_gauss' cuts into bins"
+        _require(bounds is not None, "algo.critic.value_bounds", bounds, expected)
+        from robomimic_vae_ext.lapo import losses  # torch, which `import robomimic.config` lacks
+
+        padding = 2 * losses.PADDING * critic.bin_sigma
+        expected = f"more than {padding:g}, the padding at algo.critic.bin_sigma {critic.bin_sigma}"
+        _require(critic.bins > padding, "algo.critic.bins", critic.bins, expected)
+
+
 def check_values(config: Any) -> None:
     """Check every value that could fail late or silently.
 
@@ -295,14 +347,8 @@ def check_values(config: Any) -> None:
     _require(
         folder is None or isinstance(folder, str), "algo.replay.folder", folder, "null or a folder"
     )
-    bounds = algo.critic.value_bounds
-    pair = isinstance(bounds, list | tuple) and len(bounds) == 2 and all(map(_is_number, bounds))
-    _require(
-        bounds is None or (pair and bounds[0] < bounds[1]),
-        "algo.critic.value_bounds",
-        bounds,
-        "null or two rising numbers",
-    )
+    _check_encoder(algo.encoder)
+    _check_critic(algo.critic)
     needs = ("actions", "rewards", "dones")
     missing = [key for key in needs if key not in train.dataset_keys]
     _require(not missing, "train.dataset_keys", list(train.dataset_keys), f"all of {needs}")

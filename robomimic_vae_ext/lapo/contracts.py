@@ -48,6 +48,16 @@ CONTRACTS: dict[str, dict[str, Any]] = {
         "owners": HEADS | {"obs_encoder": "critic"},
         "targets": TARGETS,
     },
+    # `critic` with algo.encoder.policy_branch: each loss has an encoder, each encoder one loss.
+    "policy_branch": {
+        "losses": {
+            "critic_loss": {"drives": ["critic", "obs_encoder"]},
+            "vae_loss": {"drives": ["actor_vae", "policy_encoder"]},
+            "actor_loss": ACTOR,
+        },
+        "owners": HEADS | {"obs_encoder": "critic", "policy_encoder": "actor_vae"},
+        "targets": TARGETS,
+    },
     "frozen": {
         "losses": {
             "critic_loss": {"drives": ["critic"]},
@@ -70,7 +80,8 @@ def contract_data(algo_config: Any) -> dict[str, Any]:
     Returns:
         What `gradient_flow.Contract.from_dict` takes.
     """
-    contract = CONTRACTS[str(algo_config.encoder.owner)]
+    encoder = algo_config.encoder
+    contract = CONTRACTS["policy_branch" if encoder.policy_branch else str(encoder.owner)]
     if algo_config.target_tau == 0:  # asked to stand still
         return {key: value for key, value in contract.items() if key != "targets"}
     return contract

@@ -37,8 +37,14 @@ class Interface(algo.PolicyAlgo, algo.ValueAlgo):
 
     @property
     def obs_encoder(self) -> nn.Module:
-        """The shared encoder."""
+        """The shared encoder; with `algo.encoder.policy_branch`, the critic's own."""
         return self.nets["obs_encoder"]
+
+    @property
+    def policy_encoder(self) -> nn.Module:
+        """The encoder of CVAE and actor: the shared one, or with a policy branch their own."""
+        branch = self.algo_config.encoder.policy_branch
+        return self.nets["policy_encoder" if branch else "obs_encoder"]
 
     @property
     def actor_vae(self) -> nn.Module:
@@ -110,10 +116,15 @@ class Interface(algo.PolicyAlgo, algo.ValueAlgo):
     # ---- rollouts ----
 
     def encode(self, obs: Obs, goal: Obs | None = None) -> Tensor:
-        """Features of observations (B, F, ...): (B, D). Gradient: reaches the encoder."""
-        return self.nets["obs_encoder"](obs, goal)
+        """The critic's features of observations (B, F, ...): (B, D). Gradient: reaches the encoder.
 
-    def _features_of(self, obs_dict: Obs, goal_dict: Obs | None) -> Tensor:
+        Without a policy branch they are everybody's.
+        """
+        return self.obs_encoder(obs, goal)
+
+    def _features_of(
+        self, obs_dict: Obs, goal_dict: Obs | None, encoder: nn.Module | None = None
+    ) -> Tensor:
         obs = {key: obs_dict[key] for key in self.obs_shapes}
         if self.frame_stack == 1:
             # Rollouts have no frame axis then; batches always have one.
@@ -121,7 +132,7 @@ class Interface(algo.PolicyAlgo, algo.ValueAlgo):
                 key: value if value.ndim == len(self.obs_shapes[key]) + 2 else value.unsqueeze(1)
                 for key, value in obs.items()
             }
-        return self.encode(obs, goal_dict)
+        return (encoder or self.obs_encoder)(obs, goal_dict)
 
     @torch.no_grad()
     def get_action(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:
@@ -135,7 +146,7 @@ class Interface(algo.PolicyAlgo, algo.ValueAlgo):
             (B, A), in [-1, 1].
         """
         assert not self.nets.training
-        features = self._features_of(obs_dict, goal_dict)
+        features = self._features_of(obs_dict, goal_dict, self.policy_encoder)
         z = self.nets["actor"](features)
         if self.algo_config.actor.rollout_latent == "zero":
             z = torch.zeros_like(z)

@@ -1,7 +1,7 @@
-"""Networks of LAPO: the shared encoder, and heads on its features.
+"""The shared encoder of LAPO.
 
-The encoder itself is robomimic's ObservationGroupEncoder, so every modality, core and randomizer
-that robomimic knows works in it, and those of cores.py.
+It is robomimic's ObservationGroupEncoder, so every modality, core and randomizer that robomimic
+knows works in it, and those of cores.py. What reads its features stands in heads.py.
 """
 
 from __future__ import annotations
@@ -15,11 +15,6 @@ import robomimic.models.obs_nets as obs_nets
 import robomimic.utils.obs_utils as obs_utils
 import torch
 from torch import Tensor, nn
-
-from robomimic_vae_ext.lapo.cores import mlp
-
-# log std of the CVAE posterior: std from 0.018 to 54, so that neither KL nor samples overflow.
-LOG_STD_MIN, LOG_STD_MAX = -4.0, 4.0
 
 
 class ObsEncoder(nn.Module):
@@ -146,119 +141,3 @@ def replace_batch_norm(module: nn.Module, channels_per_group: int = 16) -> None:
             setattr(module, name, norm)
         else:
             replace_batch_norm(child, channels_per_group)
-
-
-class Trunk(nn.Module):
-    """A head's own view of the shared features: Linear, LayerNorm, tanh. (B, D) to (B, T)."""
-
-    def __init__(self, feature_dim: int, trunk_dim: int) -> None:
-        super().__init__()
-        self.nets = nn.Sequential(
-            nn.Linear(feature_dim, trunk_dim), nn.LayerNorm(trunk_dim), nn.Tanh()
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Project features (B, D) to (B, T), in [-1, 1]."""
-        return self.nets(features)
-
-
-class Critic(nn.Module):
-    """Twin Q and V. Each has a trunk of its own.
-
-    Args:
-        feature_dim: D. trunk_dim: T. action_dim: A. layer_dims: hidden sizes of each MLP.
-    """
-
-    def __init__(
-        self, feature_dim: int, trunk_dim: int, action_dim: int, layer_dims: Sequence[int]
-    ) -> None:
-        super().__init__()
-        self.q_trunk = Trunk(feature_dim, trunk_dim)
-        self.q1 = mlp(trunk_dim + action_dim, layer_dims, 1)
-        self.q2 = mlp(trunk_dim + action_dim, layer_dims, 1)
-        self.v_trunk = Trunk(feature_dim, trunk_dim)
-        self.v = mlp(trunk_dim, layer_dims, 1)
-
-    def q_values(self, features: Tensor, actions: Tensor) -> Tensor:
-        """Both Q values: (B, D), (B, A) to (2, B)."""
-        x = torch.cat([self.q_trunk(features), actions], dim=-1)  # (B, T + A)
-        return torch.cat([self.q1(x), self.q2(x)], dim=-1).T  # (2, B)
-
-    def q1_value(self, features: Tensor, actions: Tensor) -> Tensor:
-        """Q1 alone, for the actor: (B, D), (B, A) to (B,)."""
-        return self.q1(torch.cat([self.q_trunk(features), actions], dim=-1)).squeeze(-1)
-
-    def value(self, features: Tensor) -> Tensor:
-        """V: (B, D) to (B,)."""
-        return self.v(self.v_trunk(features)).squeeze(-1)
-
-
-class ActorVAE(nn.Module):
-    """Conditional VAE over actions; the card calls it `actor_vae`.
-
-    Args:
-        feature_dim: D. trunk_dim: T. action_dim: A. latent_dim: Z. layer_dims: hidden sizes.
-    """
-
-    def __init__(
-        self,
-        feature_dim: int,
-        trunk_dim: int,
-        action_dim: int,
-        latent_dim: int,
-        layer_dims: Sequence[int],
-    ) -> None:
-        super().__init__()
-        self.latent_dim = latent_dim
-        self.trunk = Trunk(feature_dim, trunk_dim)
-        self.posterior = mlp(trunk_dim + action_dim, layer_dims, 2 * latent_dim)
-        self.decoder = mlp(trunk_dim + latent_dim, layer_dims, action_dim)
-
-    def forward(self, features: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode actions and decode a sample of the posterior.
-
-        Args:
-            features: (B, D).
-            actions: (B, A), in [-1, 1].
-
-        Returns:
-            Reconstruction (B, A), posterior mean (B, Z), posterior log std (B, Z).
-        """
-        x = self.trunk(features)  # (B, T)
-        mean, log_std = self.posterior(torch.cat([x, actions], dim=-1)).chunk(2, dim=-1)
-        log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
-        z = mean + log_std.exp() * torch.randn_like(mean)
-        return self._decode(x, z), mean, log_std
-
-    def decode(self, features: Tensor, z: Tensor) -> Tensor:
-        """Action of a latent: (B, D), (B, Z) to (B, A), in [-1, 1]."""
-        return self._decode(self.trunk(features), z)
-
-    def _decode(self, x: Tensor, z: Tensor) -> Tensor:
-        return torch.tanh(self.decoder(torch.cat([x, z], dim=-1)))
-
-
-class LatentActor(nn.Module):
-    """Deterministic policy in the CVAE's latent space.
-
-    Args:
-        feature_dim: D. trunk_dim: T. latent_dim: Z. layer_dims: hidden sizes.
-        max_latent_action: bound of every component of z; the CVAE's prior is N(0, 1).
-    """
-
-    def __init__(
-        self,
-        feature_dim: int,
-        trunk_dim: int,
-        latent_dim: int,
-        layer_dims: Sequence[int],
-        max_latent_action: float,
-    ) -> None:
-        super().__init__()
-        self.max_latent_action = max_latent_action
-        self.trunk = Trunk(feature_dim, trunk_dim)
-        self.mlp = mlp(trunk_dim, layer_dims, latent_dim)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Latent action: (B, D) to (B, Z), in [-max_latent_action, max_latent_action]."""
-        return self.max_latent_action * torch.tanh(self.mlp(self.trunk(features)))

@@ -208,8 +208,9 @@ def test_value_bounds_hold_for_the_target(
     model = make_model({"algo": {"critic": {"value_bounds": [0.25, 0.5]}}})
     batch = make_batch(model)
     with torch.no_grad():
-        features = model.encode(batch["obs"])
-        targets = model._targets(batch, features, features, model.nets["critic"].value(features))
+        features = model._encode_for_all(batch["obs"], None)
+        v = model.nets["critic"].value(features.critic)
+        targets = model._targets(batch, features, features, v)
     assert targets.v.min() >= 0.25 and targets.v.max() <= 0.5
 
 

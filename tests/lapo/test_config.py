@@ -122,6 +122,28 @@ def test_fixed_and_unfixed_differ_in_the_owner_alone(kind: str) -> None:
         ({"algo": {"replay": {"max_gib": "a"}}}, "algo.replay.max_gib is 'a'"),
         ({"algo": {"replay": {"storage": "tape"}}}, "algo.replay.storage is 'tape'"),
         ({"algo": {"replay": {"folder": 3}}}, "algo.replay.folder is 3"),
+        ({"algo": {"encoder": {"owner": "joint", "vae_grad_norm": 0}}}, "vae_grad_norm is 0"),
+        ({"algo": {"encoder": {"owner": "joint", "vae_grad_norm": "a"}}}, "vae_grad_norm is 'a'"),
+        ({"algo": {"encoder": {"vae_grad_norm": 1.0}}}, "'critic', not 'joint'"),
+        (
+            {"algo": {"encoder": {"owner": "joint", "vae_grad_norm": 1, "vae_grad_scale": 0.5}}},
+            "beside another algo.encoder.vae_grad_scale",
+        ),
+        ({"algo": {"encoder": {"owner": "joint", "vae_grad_surgery": 2}}}, "vae_grad_surgery is 2"),
+        ({"algo": {"encoder": {"owner": "vae", "vae_grad_surgery": True}}}, "'vae', not 'joint'"),
+        ({"algo": {"encoder": {"policy_branch": None}}}, "policy_branch is None"),
+        (
+            {"algo": {"encoder": {"owner": "joint", "policy_branch": True}}},
+            "'joint', not 'critic'",
+        ),
+        ({"algo": {"critic": {"loss": "huber"}}}, "algo.critic.loss is 'huber'"),
+        ({"algo": {"critic": {"loss": "hl_gauss"}}}, "algo.critic.value_bounds is None"),
+        ({"algo": {"critic": {"bins": 1}}}, "algo.critic.bins is 1"),
+        ({"algo": {"critic": {"bin_sigma": 0}}}, "algo.critic.bin_sigma is 0"),
+        (
+            {"algo": {"critic": {"loss": "hl_gauss", "value_bounds": [0, 1], "bins": 6}}},
+            "algo.critic.bins is 6; expected more than 6",
+        ),
         (
             {"algo": {"optim_params": {"critic": {"learning_rate": {"initial": -1}}}}},
             "critic.learning_rate.initial is -1",
@@ -161,7 +183,9 @@ def test_configs_of_older_checkpoints_get_the_keys_they_lack(
 
     older = json.loads(make_config().dump())
     del older["algo"]["audit"], older["algo"]["actor"]["prior_weight"]
+    del older["algo"]["critic"]["loss"]
     config = config_factory("lapo", dic=older)
     config.lock()
+    assert config.algo.critic.loss == "mse"
     assert config.algo.audit.every_n_steps == default_config().algo.audit.every_n_steps
     assert config.algo.actor.prior_weight == 0.0

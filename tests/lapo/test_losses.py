@@ -113,3 +113,65 @@ def test_losses_agree_with_finite_differences() -> None:
     q = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     v = torch.randn(3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(critic, (q, v))
+
+
+def logits_of(histogram: torch.Tensor) -> torch.Tensor:
+    return histogram.clamp(min=1e-30).log()
+
+
+@pytest.mark.parametrize("sigma", [0.6, 0.75, 3.0])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-20.0, 5.0)])
+def test_the_mean_of_a_values_histogram_is_the_value(low: float, high: float, sigma: float) -> None:
+    bins = losses.Bins(low, high, 51, sigma)
+    values = torch.linspace(low, high, 301)  # both bounds among them
+    histogram = bins.histogram(values)
+    torch.testing.assert_close(histogram.sum(dim=-1), torch.ones(301))
+    error = (bins.expectation(logits_of(histogram)) - values).abs().max().item()
+    assert error < 1e-3 * bins.width
+
+
+def test_bins_cover_the_bounds_and_their_padding() -> None:
+    bins = losses.Bins(0.0, 1.0, 51, 0.75)
+    edges = bins.edges(torch.zeros(1))
+    assert len(edges) == 52
+    assert bins.width == pytest.approx(1 / 45)  # three bins of padding on either side
+    torch.testing.assert_close(edges[[3, 48]], torch.tensor([0.0, 1.0]))
+
+
+def test_a_histogram_is_the_mass_of_a_gaussian_between_edges() -> None:
+    bins = losses.Bins(0.0, 1.0, 20, 1.0)
+    value = torch.tensor(0.4)
+    found = bins.histogram(value)
+    normal = torch.distributions.Normal(value, bins.width)
+    mass = normal.cdf(bins.edges(value)).diff()
+    torch.testing.assert_close(found, mass / mass.sum())
+    assert found.argmax() == int((0.4 - bins.edges(value)[0]) / bins.width)
+
+
+def test_values_beyond_the_bounds_are_moved_to_them() -> None:
+    bins = losses.Bins(0.0, 1.0, 51, 0.75)
+    found = bins.histogram(torch.tensor([-3.0, 7.0]))
+    assert torch.equal(found, bins.histogram(torch.tensor([0.0, 1.0])))
+
+
+def test_the_gradient_of_cross_entropy_is_softmax_minus_target() -> None:
+    bins = losses.Bins(0.0, 1.0, 21, 0.75)
+    q = torch.randn(2, 3, 21, requires_grad=True)
+    v = torch.randn(3, 21, requires_grad=True)
+    target_q, target_v = torch.rand(3, requires_grad=True), torch.rand(3, requires_grad=True)
+    loss, info = losses.categorical_critic_loss(q, v, target_q, target_v, bins)
+    loss.backward()
+    torch.testing.assert_close(q.grad, (q.softmax(-1) - bins.histogram(target_q)) / 3)
+    torch.testing.assert_close(v.grad, (v.softmax(-1) - bins.histogram(target_v)) / 3)
+    assert target_q.grad is None and target_v.grad is None
+    torch.testing.assert_close(info["critic/q_mean"], bins.expectation(q.detach()).mean())
+
+
+def test_cross_entropy_is_least_at_the_target_where_it_is_the_entropy() -> None:
+    bins = losses.Bins(0.0, 1.0, 21, 0.75)
+    target = bins.histogram(torch.tensor([0.3]))
+    entropy = -torch.special.xlogy(target, target).sum()
+    best = losses.cross_entropy(logits_of(target), target)
+    torch.testing.assert_close(best, entropy[None])
+    worse = losses.cross_entropy(logits_of(target) + 0.1 * torch.randn(1, 21), target)
+    assert worse > best

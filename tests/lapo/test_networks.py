@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from robomimic_vae_ext.lapo import cores, networks
+from robomimic_vae_ext.lapo import cores, heads, networks
 from tests.conftest import IMAGE_SIZE
 
 
@@ -183,6 +183,6 @@ def test_features_are_wide_and_every_head_has_its_own_trunk(
     encoder = model.obs_encoder
     per_camera = cores.NatureCNNCore([3, 40, 40], [4, 4, 4]).output_shape()[0]
     assert encoder.output_dim == 2 * per_camera + 3 + 2
-    trunks = [m for m in model.nets.modules() if isinstance(m, networks.Trunk)]
+    trunks = [m for m in model.nets.modules() if isinstance(m, heads.Trunk)]
     assert len(trunks) == 2 * 4  # q, v, CVAE, actor; and their slow copies
     assert IMAGE_SIZE > 40

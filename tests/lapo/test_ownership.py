@@ -109,12 +109,12 @@ def first_weight(model: Any) -> torch.Tensor:
 def encoder_gradient_of_the_vae_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     """Gradient of the CVAE's loss alone, computed beside the training code."""
     torch.manual_seed(11)
-    features = model.encode(batch["obs"])
+    features = model._encode_for_all(batch["obs"], None)
     with torch.no_grad():
-        next_features = model.encode(batch["next_obs"])
-        v = model.nets["critic"].value(features)
+        next_features = model._encode_for_all(batch["next_obs"], None)
+        v = model.nets["critic"].value(features.critic)
         targets = model._targets(batch, features, next_features, v)
-    reconstruction, mean, log_std = model.actor_vae(features, batch["actions"])
+    reconstruction, mean, log_std = model.actor_vae(features.policy, batch["actions"])
     loss, _ = losses.vae_loss(
         batch["actions"], reconstruction, mean, log_std, targets.weights,
         model.algo_config.vae.kl_beta,
@@ -200,7 +200,7 @@ def test_the_actor_leaves_no_gradient_in_critic_or_decoder(
     for parameter in model.nets.parameters():
         parameter.grad = None
     with torch.no_grad():
-        features = model.encode(batch["obs"])
+        features = model._encode_for_all(batch["obs"], None)
     model._update_actor(features, validate=False)
     for name in ("critic", "actor_vae", "obs_encoder", *TARGETS):
         assert all(p.grad is None for p in model.nets[name].parameters()), name

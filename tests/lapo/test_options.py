@@ -1,0 +1,371 @@
+"""Options of the method: combined gradients, the policy branch, the categorical critic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from robomimic_vae_ext import gradient_flow
+from robomimic_vae_ext.errors import CheckpointError
+from robomimic_vae_ext.lapo import contracts, gradients
+
+EXACT = {"bf16_encoder": "off"}
+HL_GAUSS = {"loss": "hl_gauss"}
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "norm": ("joint", {"encoder": {"vae_grad_norm": 0.5}}),
+    "surgery": ("joint", {"encoder": {"vae_grad_surgery": True}}),
+    "norm_surgery": ("joint", {"encoder": {"vae_grad_norm": 2.0, "vae_grad_surgery": True}}),
+    "branch": ("critic", {"encoder": {"policy_branch": True}}),
+    "hl": ("critic", {"critic": HL_GAUSS}),
+    "joint_hl": ("joint", {"critic": HL_GAUSS}),
+    "branch_hl": ("critic", {"encoder": {"policy_branch": True}, "critic": HL_GAUSS}),
+}
+STOCK_NETS = [
+    "obs_encoder", "critic", "actor_vae", "actor",
+    "critic_target", "actor_vae_target", "actor_target",
+]  # fmt: skip
+
+
+@pytest.fixture
+def make_option(make_model: Callable[..., Any]) -> Callable[..., Any]:
+    """Model with one of `OPTIONS`."""
+
+    def make(name: str, seed: int = 0, **algo: Any) -> Any:
+        owner, changes = OPTIONS[name]
+        return make_model({"algo": changes | {"speed": EXACT} | algo}, owner=owner, seed=seed)
+
+    return make
+
+
+def rollout_obs(model: Any) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {key: torch.rand(3, *s, generator=generator) for key, s in model.obs_shapes.items()}
+
+
+# ---- all options ----
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_one_owner_everybody_moves_and_the_contract_is_kept(
+    make_option: Callable[..., Any], make_batch: Callable[..., Any], name: str
+) -> None:
+    model = make_option(name, audit={"every_n_steps": 0})
+    owned = [
+        id(parameter)
+        for optimizer in model.optimizers.values()
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    ]
+    assert len(owned) == len(set(owned))
+    assert set(owned) == {id(p) for p in model.nets.parameters() if p.requires_grad}
+    before = deepcopy(model.nets.state_dict())
+    batch = make_batch(model)
+    with gradient_flow.record(model.nets, model.optimizers) as tape:
+        for _ in range(2):
+            model.train_on_batch(batch, epoch=1)
+    contract = gradient_flow.Contract.from_dict(contracts.contract_data(model.algo_config))
+    report = tape.report(contract)
+    assert report.ok, str(report)
+    now = model.nets.state_dict()
+    assert all(not torch.equal(value, now[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_save_and_load_gives_the_same_training(
+    make_option: Callable[..., Any], make_batch: Callable[..., Any], tmp_path: Path, name: str
+) -> None:
+    model, other = make_option(name), make_option(name, seed=1)
+    batch = make_batch(model)
+    model.train_on_batch(batch, epoch=1)
+    torch.save(model.serialize(), tmp_path / "model.pth")
+    other.deserialize(torch.load(tmp_path / "model.pth"), load_optimizers=True)
+    for trained in (model, other):
+        torch.manual_seed(7)
+        trained.train_on_batch(batch, epoch=1)
+        trained.set_eval()
+    found = other.nets.state_dict()
+    assert all(torch.equal(value, found[key]) for key, value in model.nets.state_dict().items())
+    obs = rollout_obs(model)
+    action = model.get_action(obs)
+    assert torch.equal(action, other.get_action(obs))
+    assert torch.equal(
+        model.get_state_action_value(obs, action), other.get_state_action_value(obs, action)
+    )
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_validation_computes_the_same_losses_and_moves_nothing(
+    make_option: Callable[..., Any], make_batch: Callable[..., Any], name: str
+) -> None:
+    model = make_option(name)
+    batch = make_batch(model)
+    model.set_eval()  # so that crops are the same
+    before = deepcopy(model.nets.state_dict())
+    torch.manual_seed(1)
+    info = model.train_on_batch(batch, epoch=1, validate=True)
+    now = model.nets.state_dict()
+    assert all(torch.equal(value, now[key]) for key, value in before.items())
+    assert all(p.grad is None for p in model.nets.parameters())
+    model.nets.training = True  # only this flag is asserted; modules stay in eval mode
+    torch.manual_seed(1)
+    trained = model.train_on_batch(batch, epoch=1)
+    for key in ("critic/loss", "vae/loss"):
+        torch.testing.assert_close(info[key], trained[key], msg=key)
+
+
+def test_without_options_the_step_is_the_plain_formulas(
+    make_model: Callable[..., Any], make_batch: Callable[..., Any]
+) -> None:
+    """All by hand, with robomimic's modules only."""
+    model = make_model({"algo": {"speed": EXACT, "actor": {"target_noise": 0.0}}})
+    assert list(model.nets) == STOCK_NETS
+    assert list(model.nets["critic"].q1.parameters())[-1].shape == (1,)
+    batch = make_batch(model)
+    model.set_eval()
+    found = model.train_on_batch(batch, epoch=1, validate=True)
+    nets, a, r, d = model.nets, batch["actions"], batch["rewards"], batch["discounts"]
+    critic, slow = nets["critic"], nets["critic_target"]
+    with torch.no_grad():
+        f, g = (nets["obs_encoder"](batch[key]) for key in ("obs", "next_obs"))
+        v, next_v = (critic.v(critic.v_trunk(x)).squeeze(-1) for x in (f, g))
+
+        def policy_value(x: torch.Tensor) -> torch.Tensor:
+            action = nets["actor_vae_target"].decode(x, nets["actor_target"](x))
+            y = torch.cat([slow.q_trunk(x), action], dim=-1)
+            return torch.minimum(slow.q1(y), slow.q2(y)).squeeze(-1)
+
+        x = torch.cat([critic.q_trunk(f), a], dim=-1)
+        y_q, y_v = r + d * next_v, policy_value(f).clamp(0.0, 1.0)
+        q_loss = sum(F.mse_loss(q(x).squeeze(-1), y_q) for q in (critic.q1, critic.q2))
+        weights = (r + d * policy_value(g) > v).float() * 0.8 + 0.1
+    torch.testing.assert_close(found["critic/q_loss"], q_loss)
+    torch.testing.assert_close(found["critic/v_loss"], F.mse_loss(v, y_v))
+    torch.testing.assert_close(found["critic/loss"], q_loss + F.mse_loss(v, y_v))
+    torch.testing.assert_close(found["vae/weight_mean"], weights.mean())
+
+
+# ---- algo.encoder.vae_grad_norm, vae_grad_surgery ----
+
+
+def gradients_at_features(model: Any, batch: dict[str, Any]) -> list[torch.Tensor]:
+    """What each walk through the encoder begins with, in one training step."""
+    encode, walks = model.encode, []
+
+    def spy(*args: Any) -> torch.Tensor:
+        features = encode(*args)
+        if features.requires_grad:
+            features.register_hook(lambda grad: walks.append(grad.clone()))
+        return features
+
+    model.encode = spy
+    torch.manual_seed(3)
+    model.train_on_batch(batch, epoch=1)
+    return walks
+
+
+@pytest.mark.parametrize("name", ["norm", "surgery", "norm_surgery"])
+def test_the_encoder_gets_the_combined_gradient_in_one_walk(
+    make_option: Callable[..., Any],
+    make_model: Callable[..., Any],
+    make_batch: Callable[..., Any],
+    name: str,
+) -> None:
+    model, apart = make_option(name), make_model({"algo": {"speed": EXACT}}, owner="vae")
+    batch = make_batch(model)
+    critic, vae = gradients_at_features(apart, batch)  # `vae` walks once for either loss
+    (found,) = gradients_at_features(model, batch)
+    config = model.algo_config.encoder
+    ratio, surgery = config.vae_grad_norm, config.vae_grad_surgery
+    expected = gradients.combine_gradients(critic, vae, 1.0, ratio, surgery)
+    torch.testing.assert_close(found, expected)
+    share = found - critic
+    if name == "norm":
+        torch.testing.assert_close(share.norm(), 0.5 * critic.norm())
+    if surgery:
+        assert (share * critic).sum() > -1e-5 * critic.norm().square()
+
+
+def test_the_heads_learn_as_without_combining(
+    make_option: Callable[..., Any], make_model: Callable[..., Any], make_batch: Callable[..., Any]
+) -> None:
+    """The rescaling is the encoder's alone: the heads see their own loss, unscaled."""
+    plain, normed = make_model({"algo": {"speed": EXACT}}, owner="joint"), make_option("norm")
+    batch = make_batch(plain)
+    for model in (plain, normed):
+        torch.manual_seed(5)
+        model.train_on_batch(batch, epoch=1)
+    for name in ("critic", "actor_vae", "actor"):
+        for ours, theirs in zip(
+            normed.nets[name].parameters(), plain.nets[name].parameters(), strict=True
+        ):
+            torch.testing.assert_close(ours.grad, theirs.grad)
+    pairs = zip(normed.obs_encoder.parameters(), plain.obs_encoder.parameters(), strict=True)
+    assert not any(torch.allclose(ours.grad, theirs.grad) for ours, theirs in pairs)
+
+
+# ---- algo.encoder.policy_branch ----
+
+
+def test_the_branch_is_the_cvaes_and_starts_nobody_elsewhere(
+    make_option: Callable[..., Any], make_model: Callable[..., Any]
+) -> None:
+    model, shared = make_option("branch"), make_model()
+    groups = {
+        name: [group["name"] for group in optimizer.param_groups]
+        for name, optimizer in model.optimizers.items()
+    }
+    assert groups == {
+        "critic": ["critic", "obs_encoder"],
+        "actor_vae": ["actor_vae", "policy_encoder"],
+        "actor": ["actor"],
+    }
+    assert type(model.policy_encoder) is type(model.obs_encoder)
+    assert model.policy_encoder is not model.obs_encoder
+    assert shared.policy_encoder is shared.obs_encoder
+    expected, found = shared.nets.state_dict(), model.nets.state_dict()
+    assert all(torch.equal(value, found[key]) for key, value in expected.items())
+
+
+def test_the_branch_learns_at_the_encoders_rate(make_option: Callable[..., Any]) -> None:
+    model = make_option("branch", encoder={"policy_branch": True, "learning_rate_scale": 0.5})
+    rates = {g["name"]: g["lr"] for o in model.optimizers.values() for g in o.param_groups}
+    assert rates["policy_encoder"] == rates["obs_encoder"] == pytest.approx(1.5e-4)
+
+
+@pytest.mark.parametrize("changed", ["obs_encoder", "policy_encoder"])
+def test_actions_read_the_policys_features_and_values_the_critics(
+    make_option: Callable[..., Any], changed: str
+) -> None:
+    model = make_option("branch")
+    model.set_eval()
+    obs, action = rollout_obs(model), torch.zeros(3, 7)
+
+    def read() -> list[torch.Tensor]:
+        return [
+            model.get_action(obs),
+            model.get_state_action_value(obs, action),
+            model.get_state_value(obs),
+        ]
+
+    before = read()
+    with torch.no_grad():
+        for parameter in model.nets[changed].parameters():
+            parameter.add_(0.1)
+    same = [torch.equal(old, new) for old, new in zip(before, read(), strict=True)]
+    of_the_critic = changed == "obs_encoder"
+    assert same == [of_the_critic, not of_the_critic, not of_the_critic]
+
+
+def test_an_action_costs_one_encoding(make_option: Callable[..., Any]) -> None:
+    model = make_option("branch")
+    model.set_eval()
+    calls = []
+    for name in ("obs_encoder", "policy_encoder"):
+        model.nets[name].register_forward_hook(lambda *_, name=name: calls.append(name))
+    model.get_action(rollout_obs(model))
+    assert calls == ["policy_encoder"]
+
+
+def test_targets_of_the_branch_read_the_right_features(
+    make_option: Callable[..., Any], make_batch: Callable[..., Any]
+) -> None:
+    model = make_option("branch", actor={"target_noise": 0.0, "layer_dims": [16]})
+    model.set_eval()
+    batch, nets = make_batch(model), model.nets
+    with torch.no_grad():
+        now, later = (model._encode_for_all(batch[key], None) for key in ("obs", "next_obs"))
+        v = nets["critic"].value(now.critic)
+        targets = model._targets(batch, now, later, v)
+        policy = nets["policy_encoder"](batch["obs"])
+        action = nets["actor_vae_target"].decode(policy, nets["actor_target"](policy))
+        q = nets["critic_target"].q_values(nets["obs_encoder"](batch["obs"]), action)
+        next_v = nets["critic"].value(nets["obs_encoder"](batch["next_obs"]))
+    assert not torch.equal(now.policy, now.critic)
+    torch.testing.assert_close(targets.v, q.amin(dim=0).clamp(0.0, 1.0))
+    torch.testing.assert_close(targets.q, batch["rewards"] + batch["discounts"] * next_v)
+
+
+def test_next_observations_leave_the_branchs_batch_norm_alone(
+    make_option: Callable[..., Any], make_batch: Callable[..., Any]
+) -> None:
+    model = make_option("branch")
+    model.policy_encoder.statistics = torch.nn.BatchNorm1d(model.policy_encoder.output_dim)
+    norm = model.policy_encoder.statistics
+    model.policy_encoder.register_forward_hook(lambda *args: norm(args[-1]))
+    model.train_on_batch(make_batch(model), epoch=1)
+    assert int(norm.num_batches_tracked) == 1
+
+
+def test_a_shared_checkpoint_does_not_fit_a_branch(
+    make_option: Callable[..., Any], make_model: Callable[..., Any]
+) -> None:
+    with pytest.raises(CheckpointError, match="policy_encoder"):
+        make_option("branch").deserialize(make_model().serialize())
+
+
+def test_a_branch_without_weights_is_told(
+    make_model: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    low_dim = {"observation": {"modalities": {"obs": {"rgb": []}}}}
+    model = make_model(low_dim | {"algo": {"encoder": {"policy_branch": True}}})
+    assert "algo.encoder.policy_branch changes nothing" in caplog.text
+    assert [group["name"] for group in model.optimizers["actor_vae"].param_groups] == ["actor_vae"]
+
+
+# ---- algo.critic.loss ----
+
+
+def test_categorical_values_are_numbers_that_start_near_zero(
+    make_option: Callable[..., Any],
+) -> None:
+    model = make_option("hl")
+    critic, bins = model.nets["critic"], model.nets["critic"].bins
+    features, actions = torch.randn(64, model.obs_encoder.output_dim), torch.rand(64, 7)
+    assert critic.q_outputs(features, actions).shape == (2, 64, 51)
+    q, v = critic.q_values(features, actions), critic.value(features)
+    assert q.shape == (2, 64) and v.shape == (64,)
+    torch.testing.assert_close(critic.q1_value(features, actions), q[0])
+    probabilities = critic.v_outputs(features).softmax(dim=-1)
+    centres = -2.5 * bins.width + bins.width * torch.arange(51)
+    torch.testing.assert_close(v, probabilities @ centres)
+    assert max(q.abs().max(), v.abs().max()) < 0.1
+
+
+def test_the_categorical_step_is_cross_entropy_of_the_same_targets(
+    make_option: Callable[..., Any], make_batch: Callable[..., Any]
+) -> None:
+    model = make_option("hl", actor={"target_noise": 0.0, "layer_dims": [16]})
+    batch, critic = make_batch(model), model.nets["critic"]
+    model.set_eval()
+    found = model.train_on_batch(batch, epoch=1, validate=True)
+    with torch.no_grad():
+        now, later = (model._encode_for_all(batch[key], None) for key in ("obs", "next_obs"))
+        targets = model._targets(batch, now, later, critic.value(now.critic))
+        outputs = (*critic.q_outputs(now.critic, batch["actions"]), critic.v_outputs(now.critic))
+        expected = [
+            F.cross_entropy(logits, critic.bins.histogram(target))
+            for logits, target in zip(outputs, (targets.q, targets.q, targets.v), strict=True)
+        ]
+    torch.testing.assert_close(found["critic/q_loss"], expected[0] + expected[1])
+    torch.testing.assert_close(found["critic/v_loss"], expected[2])
+
+
+def test_the_categorical_critic_learns_its_targets(
+    make_option: Callable[..., Any], make_batch: Callable[..., Any]
+) -> None:
+    """With a discount of zero Q is the reward: 1 at the end of a success, else 0."""
+    rate = {"learning_rate": {"initial": 3e-3}}
+    model = make_option("hl", discount=0.0, n_step=1, optim_params={"critic": rate})
+    batch = make_batch(model, size=16)
+    assert set(batch["rewards"].tolist()) == {0.0, 1.0}
+    for _ in range(200):
+        model.train_on_batch(batch, epoch=1)
+    with torch.no_grad():
+        q = model.nets["critic"].q_values(model.encode(batch["obs"]), batch["actions"])
+    assert (q - batch["rewards"]).abs().max() < 0.25

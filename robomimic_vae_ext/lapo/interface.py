@@ -132,7 +132,7 @@ class Interface(algo.PolicyAlgo, algo.ValueAlgo):
                 key: value if value.ndim == len(self.obs_shapes[key]) + 2 else value.unsqueeze(1)
                 for key, value in obs.items()
             }
-        return (encoder or self.obs_encoder)(obs, goal_dict)
+        return (self.obs_encoder if encoder is None else encoder)(obs, goal_dict)
 
     @torch.no_grad()
     def get_action(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:

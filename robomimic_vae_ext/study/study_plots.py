@@ -18,7 +18,8 @@ from robomimic_vae_ext.study.records import Record
 from robomimic_vae_ext.study.summary import Summary
 
 PALETTE: Final = (*COLOURS, "#000000", "#8C6D00")  # a study has more arms than a plot has runs
-STYLES: Final = ("-", "--", "-.", ":")
+# Five styles and eight colours have no common factor: forty arms differ.
+STYLES: Final = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 BINS: Final = 8  # of Q, with the same number of steps in each
 DPI: Final = 110

@@ -85,7 +85,7 @@ QUALITIES: Final[dict[str, tuple[tuple[Behaviour, float], ...]]] = {
 }
 
 
-def draw_behaviour(quality: str, rng: np.random.Generator, index: int = 0) -> Behaviour:
+def draw_behaviour(quality: str, rng: np.random.Generator, index: int) -> Behaviour:
     """Draw the behaviour of one episode.
 
     Args:

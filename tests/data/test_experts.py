@@ -133,14 +133,16 @@ def test_funnel_is_the_point_itself_when_over_it() -> None:
 def test_behaviours_come_as_often_as_stated() -> None:
     for quality, shares in QUALITIES.items():
         assert sum(weight for _, weight in shares) == pytest.approx(1)
-        drawn = Counter(draw_behaviour(quality, np.random.default_rng(i)).name for i in range(2000))
+        drawn = Counter(
+            draw_behaviour(quality, np.random.default_rng(i), i).name for i in range(2000)
+        )
         for behaviour, weight in shares:
             assert drawn[behaviour.name] / 2000 == pytest.approx(weight, abs=0.04)
 
 
 def test_unknown_quality() -> None:
     with pytest.raises(DatasetError, match="quality 'best'"):
-        draw_behaviour("best", np.random.default_rng(0))
+        draw_behaviour("best", np.random.default_rng(0), 0)
 
 
 @pytest.mark.parametrize("task", EXPERTS)

@@ -77,6 +77,6 @@ setup(
     ],
     extras_require={
         "cluster": ["ray"],  # studies on several machines (80 MB); anything else goes without
-        "dev": ["pytest", "ruff", "mypy", "ray"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "ray"],
     },
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
+
+# Stock train.py loses its last lines in a pipe, where the tests read them.
+os.environ.setdefault("PYTHONUNBUFFERED", "1")
+# What runs in the background of a script ignores Ctrl-C and hands that on to its children, of which
+# the tests ask that they heed it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).parent.parent
 IMAGE_SIZE = 44  # smallest round size that NatureCNNCore takes after a crop to 40

@@ -176,6 +176,8 @@ class Run:
             # Threads that wait by sleeping: spinning ones slow the other jobs down.
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
             "MUJOCO_GL": os.environ.get("MUJOCO_GL", "egl"),
+            # What is printed last must stand last in the log.
+            "PYTHONUNBUFFERED": "1",
         }
         self.attempts[job.name] = self.attempts.get(job.name, 0) + 1
         self.running.add(job.name)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +40,7 @@ class Job:
         arm: name of the arm.
         seed: of the training.
         dataset: path; a relative one is relative to the job's folder.
+        collect: how the study collected that dataset; None for one that was there.
         horizon: of the rollouts [steps].
         steps: gradient steps.
         steps_per_checkpoint: gradient steps between two checkpoints.
@@ -52,6 +54,7 @@ class Job:
     arm: str
     seed: int
     dataset: str
+    collect: Mapping[str, Any] | None
     horizon: int
     steps: int
     steps_per_checkpoint: int
@@ -64,6 +67,13 @@ class Job:
     def name(self) -> str:
         """The job's folder below the study's, and what people are shown."""
         return f"{self.task}/{self.arm}/seed_{self.seed}"
+
+    @property
+    def settings(self) -> str:
+        """Twelve digits that stand for all of this; of a dataset's path, for its name alone."""
+        values = asdict(self) | {"dataset": Path(self.dataset).name}
+        text = json.dumps(values, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def rollout_steps(self) -> tuple[int, ...]:
@@ -93,11 +103,6 @@ def write_json(path: Path, value: Any) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(value, indent=1) + "\n")
     os.replace(partial, path)
-
-
-def job_dict(job: Job) -> dict[str, Any]:
-    """A job as plain types."""
-    return asdict(job)
 
 
 def run_folder(folder: Path) -> Path:

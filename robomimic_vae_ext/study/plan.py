@@ -37,6 +37,7 @@ def make_job(study: Protocol, task: Task, arm: Arm, seed: int, out: Path) -> job
         arm=arm.name,
         seed=seed,
         dataset=str(task.dataset.resolve()) if task.dataset else collected,
+        collect=task.collect,
         horizon=task.horizon,
         steps=training.steps,
         steps_per_checkpoint=training.steps_per_checkpoint,

@@ -83,6 +83,7 @@ class Record:
 
     Args:
         task, arm, seed: of the job.
+        settings: of the job (`jobs.Job.settings`).
         algo: robomimic's name of the algorithm.
         steps: gradient steps of the whole training.
         curve: checkpoints in order.
@@ -97,6 +98,7 @@ class Record:
     task: str
     arm: str
     seed: int
+    settings: str
     algo: str
     steps: int
     curve: tuple[Point, ...]
@@ -157,6 +159,7 @@ def _from_result(result: Mapping[str, Any]) -> Record:
         task=str(result["task"]),
         arm=str(result["arm"]),
         seed=int(result["seed"]),
+        settings=str(result["settings"]),
         algo=str(result["algo"]),
         steps=int(result["steps"]),
         curve=tuple(_point(point) for point in result["curve"]),

@@ -201,6 +201,7 @@ def _result(job: Job, folder: Path, train: Any, measured: Any, rollouts: Any) ->
         "task": job.task,
         "arm": job.arm,
         "seed": job.seed,
+        "settings": job.settings,
         "algo": config["algo_name"],
         "steps": job.steps,
         "batch_size": job.batch_size,

@@ -64,7 +64,7 @@ def every(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[jobs.Job]:
     monkeypatch.setattr(jobs, "tidy", lambda folder: None)  # nothing was trained here
     plan = Evaluation(2, 1, 0, 0)
     made = [
-        jobs.Job("play", arm, seed, "x.hdf5", 5, 4, 2, 8, 1, plan, {})
+        jobs.Job("play", arm, seed, "x.hdf5", None, 5, 4, 2, 8, 1, plan, {})
         for seed in (1, 2) for arm in ("vae", "critic")
     ]  # fmt: skip
     for job in made:

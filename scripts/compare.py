@@ -24,6 +24,8 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--study", type=Path, help="JSON file of a study")
     flags.add_argument("--report", action="store_true", help="only write the study's results")
     flags.add_argument("--docs", type=Path, help="folder of results.md (default: OUT/docs)")
+    flags.add_argument("--merge", nargs="+", type=Path, default=[], metavar="RESULTS_JSON",
+                       help="results.json of other sittings: their jobs are done")  # fmt: skip
     flags.add_argument("--jobs", type=int, help="at the same time (default: what fits)")
     flags.add_argument("--gpus", help="such as 0,1, or none (default: all that torch finds)")
     flags.add_argument("--per-gpu", type=int, help="jobs on each GPU")
@@ -54,12 +56,12 @@ def main() -> int:
     if args.report:
         from robomimic_vae_ext.study import results
 
-        print(results.write_results(study, out, docs))
+        print(results.write_results(study, out, docs, args.merge))
         return 0
     from robomimic_vae_ext.study.runner import Options, run_study
 
     options = Options(
-        args.jobs, args.gpus, args.per_gpu, args.ray, args.minutes,
+        args.jobs, args.gpus, args.per_gpu, args.ray, args.minutes, tuple(args.merge),
         tuple(args.only_task), tuple(args.only_arm), tuple(args.only_seed),
     )  # fmt: skip
     return run_study(study, out, docs, options)

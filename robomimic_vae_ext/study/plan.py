@@ -18,17 +18,17 @@ _BEST: Final = ("validation", "rollout_return", "rollout_success_rate")
 MASKS: Final = {"hdf5_filter_key": "train", "hdf5_validation_filter_key": "valid"}
 
 
-def all_jobs(study: Protocol, out: Path) -> list[jobs.Job]:
+def all_jobs(study: Protocol) -> list[jobs.Job]:
     """Every job of a study, all of the first seed first: an interrupted study is balanced."""
     return [
-        make_job(study, task, arm, seed, out)
+        make_job(study, task, arm, seed)
         for seed in study.seeds
         for task in study.tasks
         for arm in study.arms
     ]
 
 
-def make_job(study: Protocol, task: Task, arm: Arm, seed: int, out: Path) -> jobs.Job:
+def make_job(study: Protocol, task: Task, arm: Arm, seed: int) -> jobs.Job:
     """One job. Datasets of the study are named relative to the job, so that OUT can be moved."""
     training = study.training_of(task, arm)
     collected = f"../../../{datasets.DATASETS_FOLDER}/{task.name}.hdf5"
@@ -113,7 +113,7 @@ def check_configs(study: Protocol) -> None:
     from robomimic_vae_ext import training
 
     for arm in study.arms:
-        job = make_job(study, study.tasks[0], arm, study.seeds[0], Path())
+        job = make_job(study, study.tasks[0], arm, study.seeds[0])
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{arm.name}.json"
             jobs.write_json(path, job.config)
@@ -168,7 +168,7 @@ def prepare(study: Protocol, out: Path, selected: set[str], workers: int) -> lis
     Raises:
         ConfigError: a folder holds a job of the same name with other settings.
     """
-    every = [job for job in all_jobs(study, out) if job.name in selected]
+    every = [job for job in all_jobs(study) if job.name in selected]
     for job in every:
         _check_settings(job, out / job.name)
     for task in study.tasks:

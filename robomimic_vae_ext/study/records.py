@@ -111,6 +111,11 @@ class Record:
     commit: str | None
 
     @property
+    def name(self) -> str:
+        """As `jobs.Job.name`."""
+        return f"{self.task}/{self.arm}/seed_{self.seed}"
+
+    @property
     def key(self) -> tuple[str, str, int]:
         """Task, arm and seed."""
         return self.task, self.arm, self.seed

@@ -10,14 +10,14 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import h5py
 
 from robomimic_vae_ext.errors import DatasetError
-from robomimic_vae_ext.study import claims, jobs, markdown, page, records, study_plots
+from robomimic_vae_ext.study import claims, jobs, markdown, page, published, records, study_plots
 from robomimic_vae_ext.study.datasets import dataset_path
 from robomimic_vae_ext.study.protocol import Protocol
 from robomimic_vae_ext.study.summary import Summary
@@ -27,7 +27,7 @@ LAPO: Final = "lapo"
 README_MARKER: Final = "results"
 
 
-def write_results(study: Protocol, out: Path, docs: Path) -> str:
+def write_results(study: Protocol, out: Path, docs: Path, merge: Sequence[Path] = ()) -> str:
     """Write everything that a study has found so far.
 
     Args:
@@ -35,19 +35,23 @@ def write_results(study: Protocol, out: Path, docs: Path) -> str:
         out: its folder, with `TASK/ARM/seed_N/result.json` of every finished job.
         docs: folder for results.md, results.csv, results.json and the figures. A README.md beside
             that folder gets the table of claims, if it has markers for it.
+        merge: published results of further jobs; those of the folder go before them.
 
     Returns:
         The table of claims and what is missing, for the terminal.
 
     Raises:
         DatasetError: no job is done, or a result is damaged.
+        ConfigError: results to merge that were run with other settings.
     """
-    data = gather(study, out, docs)
+    known = published.read(study, merge)
+    data = gather(study, out, docs, known)
     looks = _looks(study, out, summary_of(data))
     for task, found in looks.items():
         docs.mkdir(parents=True, exist_ok=True)
         study_plots.saliency(found, [arm.name for arm in study.arms], docs, task)
-    data["saliency"] = {task: found.as_dict() for task, found in looks.items()}
+    new = {task: found.as_dict() for task, found in looks.items()}
+    data["saliency"] = {**known.saliency, **new}
     return publish(data, docs)
 
 
@@ -72,13 +76,16 @@ def publish(data: Mapping[str, Any], docs: Path) -> str:
     return f"{claims.table(summary)}\n\n{page.status(summary)}"
 
 
-def gather(study: Protocol, out: Path, docs: Path) -> dict[str, Any]:
+def gather(
+    study: Protocol, out: Path, docs: Path, known: published.Published | None = None
+) -> dict[str, Any]:
     """Read every finished job of a study.
 
     Args:
         study: the plan; jobs in the folder that it does not name are left out and counted.
         out: its folder.
         docs: folder of the page, for the manifest.
+        known: published results of further jobs.
 
     Returns:
         `manifest`, `records` and an empty `saliency`, plain types.
@@ -86,10 +93,12 @@ def gather(study: Protocol, out: Path, docs: Path) -> dict[str, Any]:
     Raises:
         DatasetError: no job is done, or a result is damaged.
     """
+    known = known or published.Published()
     found = [records.read_result(path) for path in sorted(out.glob("*/*/seed_*/result.json"))]
     tasks, arms = [task.name for task in study.tasks], [arm.name for arm in study.arms]
     wanted = {(task, arm, seed) for task in tasks for arm in arms for seed in study.seeds}
-    kept = [record for record in found if record.key in wanted]
+    own = {record.name: record for record in found if record.key in wanted}
+    kept = [record for _, record in sorted({**known.records, **own}.items())]
     if not kept:
         raise DatasetError(
             f"{out} holds no result of study '{study.name}'",
@@ -104,13 +113,15 @@ def gather(study: Protocol, out: Path, docs: Path) -> dict[str, Any]:
         "jobs": {
             "planned": len(wanted),
             "done": len(kept),
-            "not_of_this_study": len(found) - len(kept),
+            "not_of_this_study": len(found) - len(own),
         },
         "versions": {name: sorted(v for n, v in versions if n == name) for name, _ in versions},
         "commits": sorted({record.commit for record in kept if record.commit}),
         "other_lengths": _other_lengths(study, kept),
         "demonstrations": {
-            task.name: count_successes(dataset_path(task, out)) for task in study.tasks
+            task.name: count_successes(dataset_path(task, out))
+            or known.demonstrations.get(task.name)
+            for task in study.tasks
         },
     }
     return {

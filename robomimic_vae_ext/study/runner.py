@@ -7,13 +7,13 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from robomimic_vae_ext.errors import ConfigError
-from robomimic_vae_ext.study import executors, jobs, plan
+from robomimic_vae_ext.study import executors, jobs, plan, published
 from robomimic_vae_ext.study.progress import Progress
 from robomimic_vae_ext.study.protocol import Protocol
 
@@ -32,6 +32,7 @@ class Options:
         per_gpu: jobs on each GPU; None: one, and with Ray no GPU at all.
         ray: address of a Ray cluster, empty for the one of this machine; None: child processes.
         minutes: no job is started later than this; None: no limit.
+        merge: published results whose jobs count as done.
         only_tasks: names; empty: all.
         only_arms: names; empty: all.
         only_seeds: numbers; empty: all.
@@ -42,6 +43,7 @@ class Options:
     per_gpu: int | None = None
     ray: str | None = None
     minutes: float | None = None
+    merge: tuple[Path, ...] = ()
     only_tasks: tuple[str, ...] = ()
     only_arms: tuple[str, ...] = ()
     only_seeds: tuple[int, ...] = ()
@@ -65,30 +67,34 @@ def run_study(study: Protocol, out: Path, docs: Path, options: Options) -> int:
     """
     selected = plan.select(study, options.only_tasks, options.only_arms, options.only_seeds)
     plan.check_configs(study)
+    elsewhere = set(published.read(study, options.merge).records) & selected
+    if elsewhere:
+        print(f"results to merge: {len(elsewhere)} of {len(selected)} jobs", flush=True)
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out), _terminated_is_interrupted():
         executor = make_executor(study, options)
         try:
-            every = plan.prepare(study, out, selected, workers=max(1, _cores()))
+            every = plan.prepare(study, out, selected - elsewhere, workers=max(1, _cores()))
             run = Run(every, out, executor, options)
             code = run.to_the_end()
         except KeyboardInterrupt:
             executor.stop()
             print("\ninterrupted; the same command goes on where this one stopped", flush=True)
             return INTERRUPTED
-    return code or _report(study, out, docs)
+    return code or _report(study, out, docs, options.merge)
 
 
-def _report(study: Protocol, out: Path, docs: Path) -> int:
+def _report(study: Protocol, out: Path, docs: Path, merge: Sequence[Path]) -> int:
     """Write the results if the whole study has them."""
-    names = [job.name for job in plan.all_jobs(study, out)]
-    done = sum((out / name / jobs.RESULT).exists() for name in names)
+    names = [job.name for job in plan.all_jobs(study)]
+    elsewhere = published.read(study, merge).records
+    done = sum(name in elsewhere or (out / name / jobs.RESULT).exists() for name in names)
     if done < len(names):
         print(f"{done} of {len(names)} jobs have results; --report writes what there is")
         return 0
     from robomimic_vae_ext.study import results
 
-    print(results.write_results(study, out, docs))
+    print(results.write_results(study, out, docs, merge))
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from robomimic_vae_ext.study import protocol
+from robomimic_vae_ext.study import plan, protocol
 
 ARMS = {"vae": "lapo", "critic": "lapo", "joint": "lapo", "bc": "bc", "bcq": "bcq"}
 #: Final held-out error, decay length [steps] and success of every arm.
@@ -24,7 +24,7 @@ STEPS, EVERY = 2000, 100
 def write_study(folder: Path, seeds: Collection[int] = (1, 2, 3, 4, 5)) -> protocol.Protocol:
     """A study file with two tasks, one dataset of which is there."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "arm.json").write_text("{}")
+    (folder / "arm.json").write_text('{"algo_name": "lapo"}')
     data = folder / "own.hdf5"
     with h5py.File(data, "w") as file:
         for index in range(4):
@@ -65,7 +65,7 @@ def result(task: str, arm: str, seed: int, noise: float = 0.1) -> dict[str, Any]
     q = rng.uniform(0, 1, 400)
     returns = (rng.uniform(size=400) < (q if arm == "critic" else 0.5 * q)) * 0.9
     return {
-        "task": task, "arm": arm, "seed": seed, "algo": ARMS[arm], "steps": STEPS,
+        "task": task, "arm": arm, "seed": seed, "settings": "", "algo": ARMS[arm], "steps": STEPS,
         "batch_size": 64, "curve": curve,
         "rollouts": [
             _rollout(rng, step, n, rate, has_q)
@@ -94,11 +94,10 @@ def write_results(
     out: Path, study: protocol.Protocol, leave_out: Collection[tuple[str, str, int]] = ()
 ) -> None:
     """Results of all jobs of a study but some."""
-    for task in study.tasks:
-        for arm in study.arms:
-            for seed in study.seeds:
-                if (task.name, arm.name, seed) not in leave_out:
-                    write_result(out, result(task.name, arm.name, seed))
+    for job in plan.all_jobs(study):
+        if (job.task, job.arm, job.seed) not in leave_out:
+            settings = {"settings": job.settings}
+            write_result(out, result(job.task, job.arm, job.seed) | settings)
 
 
 def write_result(out: Path, values: dict[str, Any]) -> Path:

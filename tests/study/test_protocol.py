@@ -138,7 +138,7 @@ def test_what_robomimic_or_the_collector_refuse_is_refused_before_anything_is_ma
 
 def test_jobs_are_balanced_and_hold_the_whole_config(write_study: Any, tmp_path: Path) -> None:
     study = read_protocol(write_study(VALUES))
-    jobs = plan.all_jobs(study, tmp_path / "out")
+    jobs = plan.all_jobs(study)
     assert [job.name for job in jobs] == [
         f"{task}/{arm}/seed_{seed}" for seed in (3, 1) for task in ("play", "own")
         for arm in ("vae", "bc")

@@ -224,7 +224,7 @@ def test_a_damaged_job_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_job_survives_its_file(study: Protocol, tmp_path: Path) -> None:
-    job = plan.all_jobs(study, tmp_path)[0]
+    job = plan.all_jobs(study)[0]
     jobs.write_json(tmp_path / jobs.JOB, asdict(job))
     assert jobs.read_job(tmp_path) == job
 

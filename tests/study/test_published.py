@@ -1,0 +1,103 @@
+"""Results of earlier sittings, which are all that is left of them, count as done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robomimic_vae_ext.errors import ConfigError, DatasetError
+from robomimic_vae_ext.study import plan, protocol, published, results, runner, study_plots
+from tests.study import synthetic
+
+SITTINGS = (("own", "bc", 4), ("own", "joint", 3)), (("play_lift", "vae", 1),)
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> protocol.Protocol:
+    monkeypatch.setattr(study_plots, "all_figures", lambda *_: [])  # they take seconds
+    return synthetic.write_study(tmp_path / "configs")
+
+
+def sitting(study: protocol.Protocol, folder: Path, *found: Any, merge: Any = ()) -> Path:
+    """results.json of a sitting that has run some jobs in a folder of its own."""
+    others = {(j.task, j.arm, j.seed) for j in plan.all_jobs(study)} - set(found)
+    synthetic.write_results(folder / "runs", study, leave_out=others)
+    results.write_results(study, folder / "runs", folder / "docs", merge)
+    return folder / "docs" / "results.json"
+
+
+def test_sittings_add_up(study: protocol.Protocol, tmp_path: Path) -> None:
+    """Two sittings on two machines give byte for byte the table of one."""
+    first = sitting(study, tmp_path / "first", *SITTINGS[0])
+    both = sitting(study, tmp_path / "second", *SITTINGS[1], merge=[first])
+    whole = sitting(study, tmp_path / "whole", *SITTINGS[0], *SITTINGS[1])
+    assert both.with_suffix(".csv").read_bytes() == whole.with_suffix(".csv").read_bytes()
+    data = json.loads(both.read_text())
+    assert data["records"] == json.loads(whole.read_text())["records"]
+    assert data["manifest"]["jobs"] == {"planned": 50, "done": 3, "not_of_this_study": 0}
+
+
+def test_what_only_the_first_sitting_knew_is_kept(study: protocol.Protocol, tmp_path: Path) -> None:
+    first = sitting(study, tmp_path / "first", *SITTINGS[0])
+    data = json.loads(first.read_text())
+    look = {"views": 1, "pixels": [0.1, 0.1, 0.8], "models": []}
+    data["saliency"]["play_lift"] = look
+    data["manifest"]["demonstrations"]["play_lift"] = {"episodes": 9, "successes": 4}
+    first.write_text(json.dumps(data))
+    second = json.loads(
+        sitting(study, tmp_path / "second", *SITTINGS[1], merge=[first]).read_text()
+    )
+    assert second["saliency"] == {"play_lift": look}
+    assert second["manifest"]["demonstrations"] == {
+        "play_lift": {"episodes": 9, "successes": 4}, "own": {"episodes": 4, "successes": 1},
+    }  # fmt: skip
+
+
+def test_merged_jobs_are_not_run_again(
+    study: protocol.Protocol,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first = sitting(study, tmp_path / "first", *SITTINGS[0])
+    prepared: list[set[str]] = []
+
+    def prepare(study: Any, out: Path, selected: set[str], workers: int) -> list[Any]:
+        prepared.append(selected)
+        return []
+
+    monkeypatch.setattr(plan, "check_configs", lambda study: None)
+    monkeypatch.setattr(plan, "prepare", prepare)
+    options = runner.Options(gpus="none", merge=(first,), only_arms=("bc",), only_tasks=("own",))
+    assert runner.run_study(study, tmp_path / "out", tmp_path / "docs", options) == 0
+    assert prepared == [{f"own/bc/seed_{seed}" for seed in (1, 2, 3, 5)}]
+    printed = capsys.readouterr().out
+    assert "results to merge: 1 of 5 jobs" in printed
+    assert "2 of 50 jobs have results" in printed
+
+
+def test_results_of_other_settings_are_refused(study: protocol.Protocol, tmp_path: Path) -> None:
+    first = sitting(study, tmp_path / "first", *SITTINGS[0])
+    changed = json.loads(study.path.read_text())
+    changed["arms"]["joint"]["set"] = {"algo": {"n_step": 5}}
+    study.path.write_text(json.dumps(changed))
+    with pytest.raises(ConfigError, match=r"own/joint/seed_3 was run with other settings"):
+        published.read(protocol.read_protocol(study.path), [first])
+    del changed["arms"]["joint"]  # what is no longer planned is left out
+    study.path.write_text(json.dumps(changed))
+    assert set(published.read(protocol.read_protocol(study.path), [first]).records) == {
+        "own/bc/seed_4"
+    }
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"records": [{}]}'])
+def test_files_that_are_no_results(study: protocol.Protocol, tmp_path: Path, text: Any) -> None:
+    path = tmp_path / "results.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DatasetError, match=r"results\.json cannot be read") as caught:
+        published.read(study, [path])
+    assert "\n" not in str(caught.value)

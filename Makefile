@@ -14,10 +14,6 @@ export MUJOCO_GL ?= egl
 # Threads that wait by sleeping: with busy neighbours, spinning costs many times the work itself.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-# Stock train.py replaces sys.stdout by a logger whose flush does nothing: into a pipe or a file, the
-# last lines ("finished run successfully!") would be lost.
-export PYTHONUNBUFFERED ?= 1
-
 # A process a core; the tests of one file stay together, since they share what is dear to make.
 PYTEST_ARGS ?= --numprocesses auto --dist loadfile
 

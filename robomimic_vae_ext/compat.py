@@ -73,6 +73,22 @@ def serve_in_memory_replay(train_utils: ModuleType) -> None:
     train_utils.dataset_factory = dataset_factory  # type: ignore[attr-defined]
 
 
+def let_print_logger_flush(log_utils: ModuleType) -> None:
+    """Let the last lines of stock `train.py` arrive in pipes and log files.
+
+    What: robomimic's PrintLogger, which takes the place of `sys.stdout`, gets a `flush`; its own
+    does nothing, so that "finished run successfully!" and whatever else Python would have written
+    at its exit is lost.
+    Drop when: robomimic flushes itself.
+    """
+
+    def flush(self: Any) -> None:
+        self.terminal.flush()
+        self.log_file.flush()
+
+    log_utils.PrintLogger.flush = flush
+
+
 def dataset_paths(config: Any) -> list[str]:
     """Paths of the datasets in `config.train.data`.
 

@@ -170,7 +170,7 @@ def _command(*words: object) -> None:
     """Run a Python command in the repository, print it first, raise if it fails."""
     text = [str(word) for word in words]
     print("\n$ python " + shlex.join(text), flush=True)
-    environment = {"MUJOCO_GL": "egl", "PYTHONUNBUFFERED": "1"} | dict(os.environ)
+    environment = {"MUJOCO_GL": "egl"} | dict(os.environ)
     if subprocess.run([sys.executable, *text], cwd=REPOSITORY, env=environment).returncode != 0:
         raise DemoError(
             f"`python {text[0]}` failed", "exit code 0", "Its own message stands above."

@@ -53,6 +53,9 @@ def after_import(name: str) -> None:
         import robomimic_vae_ext.data.envs  # noqa: F401  (registers with robosuite)
     elif name == "robomimic.utils.train_utils":
         compat.serve_in_memory_replay(sys.modules[name])
+        import robomimic.utils.log_utils as log_utils
+
+        compat.let_print_logger_flush(log_utils)
 
 
 def _register_config() -> None:

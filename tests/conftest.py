@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-# Stock train.py loses its last lines in a pipe, where the tests read them.
-os.environ.setdefault("PYTHONUNBUFFERED", "1")
 # What runs in the background of a script ignores Ctrl-C and hands that on to its children, of which
 # the tests ask that they heed it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -42,6 +42,23 @@ def test_stock_robomimic_finds_config_and_algorithm(tmp_path: Path) -> None:
     assert result.stdout.split()[-2:] == ["LAPO", "False"], result.stderr
 
 
+def test_the_last_lines_of_stock_train_py_arrive_in_pipes(tmp_path: Path) -> None:
+    """It ends with robomimic's PrintLogger in the place of sys.stdout."""
+    result = python(
+        """
+        import sys
+        import robomimic.utils.train_utils
+        from robomimic.utils.log_utils import PrintLogger
+        sys.stdout = PrintLogger("log.txt")
+        print("finished run successfully!")
+        """,
+        tmp_path,
+        PYTHONUNBUFFERED="",
+    )
+    assert result.stdout.splitlines()[-1:] == ["finished run successfully!"], result.stderr
+    assert "finished run successfully!" in (tmp_path / "log.txt").read_text()
+
+
 @pytest.mark.parametrize(
     "first",
     [

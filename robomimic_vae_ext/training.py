@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -111,23 +112,40 @@ def read_config(path: str | None, algo: str | None) -> Any:
         if algo is None:
             raise ConfigError("neither --config nor --algo is given", "one of them", "Add it.")
         return _config_of(algo)
-    values = _read_json(path)
+    return config_from(_read_json(path), path)
+
+
+def config_from(values: Any, source: str) -> Any:
+    """Make a config of what a JSON file holds; what only `scripts/train.py` knows is left out.
+
+    Args:
+        values: of the file; not changed.
+        source: what to call it in messages.
+
+    Raises:
+        ConfigError: unknown algorithm, key or value.
+    """
+    if not isinstance(values, dict) or "algo_name" not in values:
+        raise ConfigError(f"{source} has no 'algo_name'", "a robomimic config", "Add the key.")
+    values = deepcopy(values)
     _take_workers(values)
     config = _config_of(values["algo_name"])
     try:
         with config.values_unlocked():
             config.update(values)
         config.lock()
+    except ConfigError as error:  # of our own config, which does not know the source
+        raise ConfigError(f"{source}: {error.found}", error.expected, error.action) from error
     except RuntimeError as error:  # robomimic's own configs say it this way
         raise ConfigError(
-            f"{path}: {error}",
+            f"{source}: {error}",
             f"the keys that config_factory('{values['algo_name']}') has",
             "Correct the spelling of that key, or remove it.",
         ) from error
     return config
 
 
-def _read_json(path: str) -> dict[str, Any]:
+def _read_json(path: str) -> Any:
     if not os.path.isfile(path):
         raise ConfigError(f"there is no file {path}", "a config JSON", "Check --config.")
     try:
@@ -137,8 +155,6 @@ def _read_json(path: str) -> dict[str, Any]:
         raise ConfigError(
             f"{path} is not JSON ({error})", "a config JSON", "Correct the file."
         ) from error
-    if not isinstance(values, dict) or "algo_name" not in values:
-        raise ConfigError(f"{path} has no 'algo_name'", "a robomimic config", "Add the key.")
     return values
 
 

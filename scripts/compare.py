@@ -24,8 +24,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--study", type=Path, help="JSON file of a study")
     flags.add_argument("--report", action="store_true", help="only write the study's results")
     flags.add_argument("--docs", type=Path, help="folder of results.md (default: OUT/docs)")
-    flags.add_argument("--merge", nargs="+", type=Path, default=[], metavar="RESULTS_JSON",
-                       help="results.json of other sittings: their jobs are done")  # fmt: skip
+    flags.add_argument("--merge", nargs="+", type=Path, default=[], help="results.json of others")
     flags.add_argument("--jobs", type=int, help="at the same time (default: what fits)")
     flags.add_argument("--gpus", help="such as 0,1, or none (default: all that torch finds)")
     flags.add_argument("--per-gpu", type=int, help="jobs on each GPU")

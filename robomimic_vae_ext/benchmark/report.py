@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from robomimic_vae_ext import compat
+from robomimic_vae_ext import compat, files
 from robomimic_vae_ext.benchmark import scaling, steps, timing
 from robomimic_vae_ext.benchmark.errors import BenchmarkError
 
@@ -103,10 +103,7 @@ def add(results: dict[str, Any], part: str, values: dict[str, Any]) -> None:
 
 def save(results: dict[str, Any], path: Path) -> None:
     """Write the results; the file appears when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(partial, path)
+    files.write_json(path, results)
 
 
 def all_ratios(parts: dict[str, Any]) -> dict[str, timing.Ratio]:

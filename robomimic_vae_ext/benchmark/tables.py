@@ -7,12 +7,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from robomimic_vae_ext import files, markdown
 from robomimic_vae_ext.benchmark import report, scaling, timing
 from robomimic_vae_ext.benchmark.errors import BenchmarkError
 
@@ -26,12 +26,6 @@ GOALS = {
     "rollout_2_workers": ("at least 1.8", "at least 1.8"),
     "collect_2_workers": ("at least 1.8", "at least 1.8"),
 }
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A markdown table; every column but the first is right-aligned."""
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def milliseconds(seconds: Sequence[float]) -> str:
@@ -48,7 +42,7 @@ def ratios(results: dict[str, Any]) -> str:
         low, high = results["ratio_spreads"][name]
         goal = GOALS[name][column] if name in GOALS else ""
         rows.append((f"`{name}`", f"{value:.3f}", f"{low:.3f} to {high:.3f}", goal))
-    return table(("ratio", "of medians", "quartiles over rounds", "goal"), rows)
+    return markdown.table(("ratio", "of medians", "quartiles over rounds", "goal"), rows)
 
 
 def machine(results: dict[str, Any]) -> str:
@@ -87,7 +81,7 @@ def steps(results: dict[str, Any]) -> str:
             "contender", "steps/s", "ms a step (quartiles)", "ms of `log_info` (quartiles)",
             f"time / `{report.OURS}`", "trainable parameters [10^6]",
         )  # fmt: skip
-        texts.append(f"**{name}**, batch {setting['batch_size']}\n\n" + table(head, rows))
+        texts.append(f"**{name}**, batch {setting['batch_size']}\n\n" + markdown.table(head, rows))
     return "\n\n".join(texts)
 
 
@@ -99,7 +93,7 @@ def data(results: dict[str, Any]) -> str:
          f"{part['memory'][way] / part['raw_image_bytes']:.2f}")
         for way, samples in part["batch"].items()
     ]  # fmt: skip
-    alone = table(
+    alone = markdown.table(
         ("data", f"ms a batch of {part['batch_size']} (quartiles)", "memory / raw uint8 pictures"),
         rows,
     )
@@ -108,7 +102,7 @@ def data(results: dict[str, Any]) -> str:
         for setting, ways in part["epochs"].items()
         for way, phases in ways.items()
     ]
-    return alone + "\n\n" + table(("in training", *_PHASES), shares)
+    return alone + "\n\n" + markdown.table(("in training", *_PHASES), shares)
 
 
 _PHASES = ("data", "process", "train", "log", "s an epoch")
@@ -131,7 +125,7 @@ def train(results: dict[str, Any]) -> str:
         f"Encoder `{part['setting']}`, batch {part['batch_size']}, "
         f"{part['epoch_steps']} steps an epoch."
     )
-    return text + "\n\n" + table(("run", *_PHASES, "s the whole command"), rows)
+    return text + "\n\n" + markdown.table(("run", *_PHASES, "s the whole command"), rows)
 
 
 def rollouts(results: dict[str, Any]) -> str:
@@ -162,7 +156,7 @@ def _scaling(part: dict[str, Any]) -> str:
     )  # fmt: skip
     same = "the same" if part["same_outcomes"] else "NOT the same"
     note = f"Outcomes of the episodes are {same} for every number of workers."
-    return table(head, rows) + "\n\n" + note
+    return markdown.table(head, rows) + "\n\n" + note
 
 
 TABLES = {
@@ -203,6 +197,4 @@ def update(document: Path, file_name: str, results: dict[str, Any]) -> None:
         return f"{begin}\n{TABLES[kind](results)}\n\n{end}"
 
     text = MARKED.sub(replace, document.read_text(encoding="utf-8"))
-    partial = document.with_name(document.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, document)
+    files.write_text(document, text)

@@ -214,9 +214,7 @@ class LAPO(interface.Interface):
         self, batch: dict[str, Any], features: Features, next_features: Features, v: Tensor
     ) -> Targets:
         config = self.algo_config
-        next_value = self.nets["critic"].value(
-            next_features.critic
-        )  # (B,), shared by q and advantage
+        next_value = self.nets["critic"].value(next_features.critic)  # (B,)
         value_of_next_policy = self._policy_value(next_features, noise=False)
         target_v = self._policy_value(features, noise=True)
         if config.critic.value_bounds is not None:

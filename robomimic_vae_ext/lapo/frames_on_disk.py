@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 import robomimic.utils.log_utils as log_utils
 
+from robomimic_vae_ext import files
 from robomimic_vae_ext.errors import DatasetError
 from robomimic_vae_ext.lapo.frames import (
     GIB,
@@ -217,8 +218,6 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _lock(file: IO[str], folder: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not files.try_lock(file):
         logger.warning("another process writes the pictures to %s: waiting for it", folder)
         fcntl.flock(file, fcntl.LOCK_EX)

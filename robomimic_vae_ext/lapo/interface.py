@@ -75,21 +75,16 @@ class Interface(algo.PolicyAlgo, algo.ValueAlgo):
                 batch, list(self.obs_shapes), self.frame_stack, config.n_step, config.discount
             )
         wanted = ("obs", "next_obs", "goal_obs", "actions", "rewards", "discounts")
-        # Only page-locked memory can be copied while the CPU goes on.
-        batch = tensor_utils.recursive_dict_list_tuple_apply(
-            {key: batch.get(key) for key in wanted},
-            {
-                torch.Tensor: lambda x: x.to(self.device, non_blocking=x.is_pinned()),
-                type(None): lambda x: x,
-            },
-        )
-        # uint8 images stay as they are: robomimic's postprocessing scales them to [0, 1].
+
+        def move(x: Tensor) -> Tensor:
+            # uint8 images stay as they are: robomimic's postprocessing scales them to [0, 1].
+            dtype = x.dtype if x.dtype == torch.uint8 else torch.float32
+            # Only page-locked memory can be copied while the CPU goes on.
+            return x.to(self.device, dtype, non_blocking=x.is_pinned())
+
         return tensor_utils.recursive_dict_list_tuple_apply(
-            batch,
-            {
-                torch.Tensor: lambda x: x if x.dtype == torch.uint8 else x.float(),
-                type(None): lambda x: x,
-            },
+            {key: batch.get(key) for key in wanted},
+            {torch.Tensor: move, type(None): lambda x: x},
         )
 
     # ---- logging and modes ----
@@ -125,6 +120,7 @@ class Interface(algo.PolicyAlgo, algo.ValueAlgo):
     def _features_of(
         self, obs_dict: Obs, goal_dict: Obs | None, encoder: nn.Module | None = None
     ) -> Tensor:
+        """Features of what rollouts see, by the critic's encoder or another one: (B, D)."""
         obs = {key: obs_dict[key] for key in self.obs_shapes}
         if self.frame_stack == 1:
             # Rollouts have no frame axis then; batches always have one.
@@ -162,9 +158,13 @@ class Interface(algo.PolicyAlgo, algo.ValueAlgo):
         self, obs_dict: Obs, actions: Tensor, goal_dict: Obs | None = None
     ) -> Tensor:
         """Mixed Q of observations and actions (B, A): (B, 1)."""
+        return self.mixed_q(obs_dict, actions, goal_dict)[:, None]
+
+    def mixed_q(self, obs_dict: Obs, actions: Tensor, goal_dict: Obs | None = None) -> Tensor:
+        """As `get_state_action_value`, with its graph: (B,)."""
         features = self._features_of(obs_dict, goal_dict)
         q = self.nets["critic"].q_values(features, actions)
-        return losses.mix_min_max(q, self.algo_config.critic.doubleq_min)[:, None]
+        return losses.mix_min_max(q, self.algo_config.critic.doubleq_min)
 
     # ---- checkpoints ----
 

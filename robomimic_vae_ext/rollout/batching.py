@@ -24,6 +24,11 @@ ROWS: Final = 16
 Obs = dict[str, np.ndarray]
 
 
+def normalization_stats(policy: Any) -> dict[str, Any]:
+    """What a policy of robomimic normalizes by; which there are depends on robomimic's version."""
+    return {key: value for key, value in vars(policy).items() if key.endswith("_stats")}
+
+
 class BatchPolicy(algo_module.RolloutPolicy):
     """A policy of robomimic that takes one observation or several.
 
@@ -37,8 +42,7 @@ class BatchPolicy(algo_module.RolloutPolicy):
     """
 
     def __init__(self, policy: Any, rows: int | None = None) -> None:
-        stats = {key: value for key, value in vars(policy).items() if key.endswith("_stats")}
-        super().__init__(policy.policy, **stats)
+        super().__init__(policy.policy, **normalization_stats(policy))
         policy.start_episode()
         self.rows = rows or (ROWS if policy.policy.device.type == "cuda" else 1)
         if self.rows > 1 and not rows_are_independent(self.policy, self.rows):

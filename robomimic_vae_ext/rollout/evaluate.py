@@ -7,15 +7,13 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from robomimic_vae_ext import compat
+from robomimic_vae_ext import files, provenance
 from robomimic_vae_ext.rollout import batching, episodes, serving, workers
 
 VIDEO_FPS = 20  # = control frequency of our datasets: videos run in real time
@@ -50,11 +48,7 @@ class Evaluation:
             "success_rate_95": [low, high],
             "mean_length": float(np.mean([e.length for e in self.episodes])),
             "mean_return": float(np.mean([e.total_reward for e in self.episodes])),
-            "versions": {
-                "robomimic": str(compat.robomimic_version()),
-                "robosuite": metadata.version("robosuite"),
-                "torch": torch.__version__,
-            },
+            "versions": provenance.versions(),
             "episodes": [asdict(episode) for episode in self.episodes],
         }
 
@@ -187,7 +181,4 @@ def _film(runner: episodes.Runner, count: int, seed: int, path: Path) -> Iterato
 
 def write_json(evaluation: Evaluation, path: Path) -> None:
     """Write the summary; the file appears when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(evaluation.summary(), indent=2) + "\n")
-    os.replace(partial, path)
+    files.write_json(path, evaluation.summary())

@@ -129,12 +129,16 @@ class TrainingRollouts:
             "use_images": kwargs["use_camera_obs"],
             "use_depths": kwargs.get("camera_depths", False),
         }
-        stats = {key: value for key, value in vars(policy).items() if key.endswith("_stats")}
         self._calls += 1  # a new name tells the workers to load it
         path = self._folder / f"policy_{self._calls}.pth"
         with contextlib.redirect_stdout(io.StringIO()):
             train_utils.save_model(
-                algo, algo.global_config, env.serialize(), shapes, str(path), **stats
+                algo,
+                algo.global_config,
+                env.serialize(),
+                shapes,
+                str(path),
+                **batching.normalization_stats(policy),
             )
         try:
             yield path

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from robomimic_vae_ext.study import markdown
+from robomimic_vae_ext import markdown
+from robomimic_vae_ext.study import formatting
 from robomimic_vae_ext.study.statistics import Estimate
 from robomimic_vae_ext.study.summary import Summary
 
@@ -61,47 +63,47 @@ CLAIMS: Final = (
 
 
 def table(summary: Summary) -> str:
-    """Claim, measured, interval, verdict, task by task."""
-    head = ("task", "claim", "measured", "95 % interval", "seeds", "holds?")
-    return markdown.table(head, _rows(summary), words=2)
+    """Claim, measured, interval, verdict, task by task and arm by arm."""
+    head = ("task", "claim", "arm", "measured", "95 % interval", "seeds", "holds?")
+    return markdown.table(head, _rows(summary), words=3)
 
 
 def _rows(summary: Summary) -> Iterator[tuple[str, ...]]:
     for task in summary.tasks:
-        for claim in CLAIMS:
-            arm = summary.fix
-            found = claim.estimate(summary, task, arm) if arm else None
+        for claim, arm in itertools.product(CLAIMS, summary.fixes):
+            found = claim.estimate(summary, task, arm)
             speed = claim.measure == "speed_up"
             yield (
                 f"`{task}`",
                 claim.text,
+                f"`{arm}`",
                 speed_text(found) if speed else _times(found),
-                speed_interval(found) if speed else markdown.interval(found),
+                speed_interval(found) if speed else formatting.interval(found),
                 str(found.seeds) if found else "0",
                 claim.holds(found) if found else "not measured",
             )
 
 
 def _times(estimate: Estimate | None) -> str:
-    text = markdown.number(estimate.value if estimate else None)
-    return text if text == markdown.NOTHING else f"{text} times"
+    text = formatting.number(estimate.value if estimate else None)
+    return text if text == formatting.NOTHING else f"{text} times"
 
 
 def speed_text(estimate: Estimate | None) -> str:
     """Times fewer steps; a median of 0 comes of runs that never got there."""
     if estimate is None:
-        return markdown.NOTHING
+        return formatting.NOTHING
     return _reached(estimate.value) + (" times" if estimate.value else "")
 
 
 def speed_interval(estimate: Estimate | None) -> str:
     """Interval of a speed-up in the same words."""
     if estimate is None or estimate.low is None or estimate.high is None:
-        return markdown.NOTHING
+        return formatting.NOTHING
     if estimate.high == 0:
         return _reached(0)
     return f"{_reached(estimate.low)} to {_reached(estimate.high)}"
 
 
 def _reached(speed_up: float) -> str:
-    return markdown.number(speed_up) if speed_up else "not reached"
+    return formatting.number(speed_up) if speed_up else "not reached"

@@ -9,10 +9,8 @@ result.json          all of it; the job is done
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from robomimic_vae_ext import files
 from robomimic_vae_ext.errors import CheckpointError, ConfigError
 from robomimic_vae_ext.study.protocol import Evaluation
 
@@ -98,13 +97,6 @@ def read_job(folder: Path) -> Job:
         ) from error
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a file that appears when it is complete."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(partial, path)
-
-
 def run_folder(folder: Path) -> Path:
     """robomimic's run folder of a job.
 
@@ -161,7 +153,7 @@ def alone(folder: Path) -> Iterator[None]:
     """Hold the job's lock, which the system takes back however the process ends."""
     with (folder / ".lock").open("w") as file:
         deadline = time.monotonic() + LOCK_PATIENCE
-        while not try_lock(file):
+        while not files.try_lock(file):
             if time.monotonic() > deadline:
                 raise ConfigError(
                     f"{folder} is locked by another process",
@@ -170,12 +162,3 @@ def alone(folder: Path) -> Iterator[None]:
                 )
             time.sleep(0.5)
         yield
-
-
-def try_lock(file: Any) -> bool:
-    """Lock an open file for this process; False if another one has it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

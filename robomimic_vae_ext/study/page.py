@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from robomimic_vae_ext.study import claims, markdown, statistics
+from robomimic_vae_ext import markdown
+from robomimic_vae_ext.study import claims, formatting, statistics
 from robomimic_vae_ext.study.study_plots import Figure
 from robomimic_vae_ext.study.summary import Summary
 
@@ -101,7 +102,10 @@ def document(
 
 def short(summary: Summary) -> str:
     """Rule and table of the claims."""
-    who = f"`{summary.fix}` against `{summary.reference}`" if summary.fix else "no arm to compare"
+    who = "no arm to compare"
+    if summary.fixes:
+        arms = " and ".join(f"`{arm}`" for arm in summary.fixes)
+        who = f"{arms} against `{summary.reference}`"
     return f"{claims.RULE} Measured: {who}.\n\n{claims.table(summary)}"
 
 
@@ -148,8 +152,8 @@ def _measures(
 
 
 def _cell(summary: Summary, task: str, arm: str, measure: str) -> str:
-    text = markdown.with_interval(summary.estimate(task, arm, measure))
-    if measure != "steps_to_reference" or text == markdown.NOTHING:
+    text = formatting.with_interval(summary.estimate(task, arm, measure))
+    if measure != "steps_to_reference" or text == formatting.NOTHING:
         return text
     values = summary.values(task, arm, measure).values()
     never = sum(math.isinf(value) for value in values)
@@ -170,7 +174,7 @@ def _policy(summary: Summary, task: str, arms: Sequence[str]) -> str:
             ", ".join(f"{count:,}" for count in steps),
             f"{sum(r.success.count('1') for r in last)} of {sum(len(r.success) for r in last)}",
             *(_cell(summary, task, arm, measure) for measure, _ in POLICY),
-            f"{failed} of {episodes}" if known else markdown.NOTHING,
+            f"{failed} of {episodes}" if known else formatting.NOTHING,
         ))  # fmt: skip
     heads = [head for _, head in POLICY]
     return markdown.table(
@@ -190,15 +194,15 @@ def _comparisons(summary: Summary, task: str, arms: Sequence[str]) -> str:
         bounds = claims.speed_interval(speed)
         rows.append((
             f"`{arm}`",
-            text if bounds == markdown.NOTHING else f"{text} ({bounds})",
+            text if bounds == formatting.NOTHING else f"{text} ({bounds})",
             *(
-                markdown.with_interval(summary.ratio(task, arm, reference, measure))
+                formatting.with_interval(summary.ratio(task, arm, reference, measure))
                 for measure in ("critic_error_final", "value_error", "success_final")
             ),
             *(
-                markdown.NOTHING
+                formatting.NOTHING
                 if arm == rival
-                else markdown.with_interval(summary.difference(task, arm, rival, "success_final"))
+                else formatting.with_interval(summary.difference(task, arm, rival, "success_final"))
                 for rival in rivals
             ),
         ))  # fmt: skip
@@ -211,14 +215,14 @@ def _comparisons(summary: Summary, task: str, arms: Sequence[str]) -> str:
 
 def _saliency(summary: Summary, found: Mapping[str, Any]) -> str:
     """Shares of the gradient, and what swapping the colours does to Q."""
-    rows = [("all pixels alike", "", *(markdown.number(x) for x in found["pixels"]), "")]
+    rows = [("all pixels alike", "", *(formatting.number(x) for x in found["pixels"]), "")]
     for arm in summary.arms:
         models = [model for model in found["models"] if model["arm"] == arm]
         if not models:
             continue
         columns = [*zip(*(model["shares"] for model in models), strict=True)]
         columns.append(tuple(model["swap"] for model in models))
-        cells = [markdown.with_interval(statistics.mean(column)) for column in columns]
+        cells = [formatting.with_interval(statistics.mean(column)) for column in columns]
         rows.append((f"`{arm}`", str(len(models)), *cells))
     head = ("arm", "seeds", "around the red cube", "around the green cube", "elsewhere",
             "change of Q when the colours are swapped")  # fmt: skip

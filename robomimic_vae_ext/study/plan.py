@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from robomimic_vae_ext import files
 from robomimic_vae_ext.errors import ConfigError
 from robomimic_vae_ext.study import datasets, jobs
 from robomimic_vae_ext.study.protocol import Arm, Protocol, Task
@@ -114,17 +114,7 @@ def check_configs(study: Protocol) -> None:
 
     for arm in study.arms:
         job = make_job(study, study.tasks[0], arm, study.seeds[0])
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"{arm.name}.json"
-            jobs.write_json(path, job.config)
-            try:
-                training.read_config(str(path), None)
-            except ConfigError as error:
-                raise ConfigError(
-                    f"arms.{arm.name} ({arm.config.name} with its `set`): {error.found}",
-                    error.expected,
-                    error.action,
-                ) from error
+        training.config_from(job.config, f"arms.{arm.name} ({arm.config.name} with its `set`)")
     for task in study.tasks:
         if task.collect is not None:
             datasets.collect_settings(task)
@@ -177,7 +167,7 @@ def prepare(study: Protocol, out: Path, selected: set[str], workers: int) -> lis
     for job in every:
         folder = out / job.name
         folder.mkdir(parents=True, exist_ok=True)
-        jobs.write_json(folder / jobs.JOB, asdict(job))
+        files.write_json(folder / jobs.JOB, asdict(job))
     (out / "study.json").write_text(study.path.read_text(encoding="utf-8"), encoding="utf-8")
     return every
 

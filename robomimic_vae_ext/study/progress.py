@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from robomimic_vae_ext import files
 from robomimic_vae_ext.study import jobs
 
 FILE = "progress.json"
@@ -100,7 +101,7 @@ class Progress:
             "seconds_left": self.seconds_left(slots),
             "time": time.strftime("%Y-%m-%d %H:%M:%S"),
         }
-        jobs.write_json(self.out / FILE, status)
+        files.write_json(self.out / FILE, status)
 
 
 def in_words(seconds: float) -> str:

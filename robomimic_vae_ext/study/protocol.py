@@ -119,6 +119,7 @@ class Protocol:
         training: for all jobs, unless a task or an arm says otherwise.
         evaluation: for all jobs.
         reference_arm: what the other arms are compared with.
+        claims_of: arms that the table of claims is about; empty: the one that it finds.
     """
 
     name: str
@@ -129,6 +130,7 @@ class Protocol:
     training: Training
     evaluation: Evaluation
     reference_arm: str
+    claims_of: tuple[str, ...] = ()
 
     def training_of(self, task: Task, arm: Arm) -> Training:
         """Training of one arm on one task."""
@@ -148,6 +150,7 @@ def read_protocol(path: Path) -> Protocol:
         _read_json(path),
         str(path),
         required=("name", "tasks", "arms", "seeds", "training", "evaluation", "reference_arm"),
+        optional=("claims_of",),
     )
     base, training = path.resolve().parent, values["training"]
     study = Protocol(
@@ -159,10 +162,14 @@ def read_protocol(path: Path) -> Protocol:
         training=Training(**_training(training, "training", required=_names(Training)[:3])),
         evaluation=_evaluation(values["evaluation"]),
         reference_arm=values["reference_arm"],
+        claims_of=_list(values.get("claims_of", []), "claims_of"),
     )
     names = [arm.name for arm in study.arms]
     if study.reference_arm not in names:
         raise ConfigError(f"reference_arm is {study.reference_arm!r}", f"one of {names}", ACTION)
+    names.remove(study.reference_arm)
+    if any(name not in names for name in study.claims_of):
+        raise ConfigError(f"claims_of is {values['claims_of']!r}", f"some of {names}", ACTION)
     for task in study.tasks:
         for arm in study.arms:
             _check_lengths(study, task, arm)
@@ -244,6 +251,12 @@ def _seeds(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or not value or len(set(map(str, value))) != len(value):
         raise ConfigError(f"seeds is {value!r}", "a list of different whole numbers", ACTION)
     return tuple(_whole(seed, "seeds", 0) for seed in value)
+
+
+def _list(value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ConfigError(f"{where} is {value!r}", "a list", ACTION)
+    return tuple(value)
 
 
 def _read_json(path: Path) -> Any:

@@ -214,7 +214,7 @@ def _error(value: Any) -> float | None:
 
 def _thinned(values: Sequence[float]) -> tuple[float, ...]:
     """At most `PAIRS` values, evenly picked."""
-    picked = np.linspace(0, len(values) - 1, min(PAIRS, len(values))).round().astype(int)
+    picked = statistics.evenly(len(values), PAIRS)
     return tuple(round(float(values[i]), DIGITS - 1) for i in picked)
 
 

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 import h5py
 
+from robomimic_vae_ext import files, markdown
 from robomimic_vae_ext.errors import DatasetError
-from robomimic_vae_ext.study import claims, jobs, markdown, page, published, records, study_plots
+from robomimic_vae_ext.study import claims, jobs, page, published, records, study_plots
 from robomimic_vae_ext.study.datasets import dataset_path
 from robomimic_vae_ext.study.protocol import Protocol
 from robomimic_vae_ext.study.summary import Summary
@@ -63,15 +64,15 @@ def publish(data: Mapping[str, Any], docs: Path) -> str:
         docs: folder to write to.
     """
     summary = summary_of(data)
-    markdown.write(docs / f"{NAME}.json", json_text(data))
-    markdown.write(docs / f"{NAME}.csv", csv_text(summary))
+    files.write_text(docs / f"{NAME}.json", json_text(data))
+    files.write_text(docs / f"{NAME}.csv", csv_text(summary))
     figures = study_plots.all_figures(summary, data["manifest"]["demonstrations"], docs)
     drawn = [study_plots.saliency_figure(task) for task in data["saliency"]]
     figures += [figure for figure in drawn if (docs / figure.name).is_file()]
     document = docs / f"{NAME}.md"
     old = document.read_text(encoding="utf-8") if document.is_file() else ""
     kept = markdown.between(old, page.DISCUSSION)
-    markdown.write(document, page.document(summary, data, figures, kept))
+    files.write_text(document, page.document(summary, data, figures, kept))
     markdown.fill(docs.resolve().parent / "README.md", README_MARKER, page.short(summary))
     return f"{claims.table(summary)}\n\n{page.status(summary)}"
 
@@ -139,6 +140,7 @@ def summary_of(data: Mapping[str, Any]) -> Summary:
         arms=tuple(study["arms"]),
         seeds=tuple(study["seeds"]),
         reference=study["reference_arm"],
+        claims_of=tuple(study.get("claims_of", ())),
         records=tuple(records.from_dict(values) for values in data["records"]),
     )
 

@@ -15,6 +15,7 @@ import torch
 
 from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.rollout import episodes
+from robomimic_vae_ext.study import statistics
 from robomimic_vae_ext.study.measure import discounted_returns, value_function
 
 DIGITS: Final = 4  # of values and returns in the file
@@ -158,5 +159,5 @@ def pairs(records: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
 def thinned_pairs(records: list[dict[str, Any]]) -> dict[str, list[float]]:
     """At most `PAIRS` evenly picked pairs of value and return, for figures."""
     q, returns = pairs(sorted(records, key=lambda record: record["index"]))
-    picked = np.linspace(0, len(q) - 1, min(PAIRS, len(q))).round().astype(int)
+    picked = statistics.evenly(len(q), PAIRS)
     return {"q": q[picked].tolist(), "return": returns[picked].tolist()}

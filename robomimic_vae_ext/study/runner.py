@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from robomimic_vae_ext import files
 from robomimic_vae_ext.errors import ConfigError
 from robomimic_vae_ext.study import executors, jobs, plan, published
 from robomimic_vae_ext.study.progress import Progress
@@ -243,7 +244,7 @@ def last_line(log: Path) -> str:
 def _alone(out: Path) -> Iterator[None]:
     """Hold the study's lock, which the system takes back however this process ends."""
     with (out / ".lock").open("a+") as file:
-        if not jobs.try_lock(file):
+        if not files.try_lock(file):
             file.seek(0)
             raise ConfigError(
                 f"{out} is being worked on by process {file.read().strip() or 'unknown'}",

@@ -17,10 +17,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from robomimic_vae_ext.data import reading
-from robomimic_vae_ext.lapo import losses
 from robomimic_vae_ext.rollout import episodes
 from robomimic_vae_ext.study import measure
 
@@ -177,7 +175,7 @@ def gradient(algo: Any, view: View) -> np.ndarray:
     picture = (copies[CAMERA] + noise).requires_grad_()
     copies[CAMERA] = picture
     actions = torch.from_numpy(view.action).float().to(algo.device).expand(COPIES, -1)
-    (found,) = torch.autograd.grad(_q(algo, copies, actions).sum(), picture)
+    (found,) = torch.autograd.grad(algo.mixed_q(copies, actions).sum(), picture)
     return found.mean(dim=0).abs().sum(dim=0).cpu().numpy().astype(np.float64)
 
 
@@ -185,14 +183,7 @@ def value(algo: Any, obs: Mapping[str, np.ndarray], action: np.ndarray) -> float
     """Q of one observation as stored, and an action (1, A)."""
     tensors = {key: measure.process(obs[key], key, algo) for key in algo.obs_shapes}
     with torch.no_grad():
-        return float(_q(algo, tensors, torch.from_numpy(action).float().to(algo.device)))
-
-
-def _q(algo: Any, obs: dict[str, Tensor], actions: Tensor) -> Tensor:
-    """Mixed Q as `LAPO.get_state_action_value` has it, with its graph: (B,)."""
-    features = algo.encode({key: value.unsqueeze(1) for key, value in obs.items()})
-    q = algo.nets["critic"].q_values(features, actions)
-    return losses.mix_min_max(q, algo.algo_config.critic.doubleq_min)
+        return float(algo.mixed_q(tensors, torch.from_numpy(action).float().to(algo.device)))
 
 
 def look(checkpoint: Path, found: Sequence[View]) -> Look | None:

@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from robomimic_vae_ext import files, provenance
 from robomimic_vae_ext.errors import VaeExtError
-from robomimic_vae_ext.study import provenance
 from robomimic_vae_ext.study.jobs import (
     EPISODES,
     RESULT,
@@ -34,7 +34,6 @@ from robomimic_vae_ext.study.jobs import (
     read_job,
     run_folder,
     tidy,
-    write_json,
 )
 
 
@@ -60,7 +59,7 @@ def run_job(folder: Path, cuda: bool = False) -> dict[str, Any]:
             train = _stage(folder / "train.json", lambda: _train(job, folder, cuda))
             measured = _stage(folder / "measure.json", lambda: _measure(job, folder))
             rollouts = _stage(folder / "rollouts.json", lambda: _roll_out(job, folder))
-            write_json(folder / RESULT, _result(job, folder, train, measured, rollouts))
+            files.write_json(folder / RESULT, _result(job, folder, train, measured, rollouts))
         tidy(folder)
         return dict(json.loads((folder / RESULT).read_text()))
 
@@ -71,7 +70,7 @@ def _stage(path: Path, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         begin = time.perf_counter()
         result = run()
         # What a stage knows of earlier sessions goes before what this one took.
-        write_json(path, {"seconds": time.perf_counter() - begin} | result)
+        files.write_json(path, {"seconds": time.perf_counter() - begin} | result)
     return dict(json.loads(path.read_text()))
 
 
@@ -94,7 +93,7 @@ def _train(job: Job, folder: Path, cuda: bool) -> dict[str, Any]:
     from robomimic_vae_ext import compat, training
 
     config = folder / "config.json"
-    write_json(config, training_config(job, folder, cuda))
+    files.write_json(config, training_config(job, folder, cuda))
     flags = ["--config", str(config)]
     # Both: while one of them is written, the other one is whole.
     saved = [list(folder.glob(f"{RUN_NAME}/*/{name}.pth")) for name in ("last", "last_bak")]
@@ -148,9 +147,10 @@ def _measure(job: Job, folder: Path) -> dict[str, Any]:
             data = (folder / job.dataset).resolve()
             held_out = measure.load_held_out(data, list(algo.obs_shapes))
             returns = held_out.returns(algo.algo_config.discount)
+            succeeds = held_out.succeeds()
         q = measure.held_out_values(algo, held_out)
         assert q is not None
-        curve.append({"step": step} | measure.critic_measures(q, returns, held_out.succeeds()))
+        curve.append({"step": step} | measure.critic_measures(q, returns, succeeds))
     errors = metrics.read_run(run_folder(folder)).get("Valid/vae/action_error")
     return {"curve": curve, "action_error": errors.values[-1] if errors else None}
 

@@ -177,3 +177,8 @@ def _estimate(value: float, samples: np.ndarray, seeds: int) -> Estimate:
     low = np.sort(np.where(unknown, -np.inf, samples))[math.floor(rank)]
     high = np.sort(np.where(unknown, np.inf, samples))[math.ceil(len(samples) - 1 - rank)]
     return Estimate(value, float(low), float(high), seeds)
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """Indices of at most `most` of `count` values, both ends among them: (min(count, most),)."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(int)

@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from robomimic_vae_ext.study import statistics
 from robomimic_vae_ext.study.plots import COLOURS
 from robomimic_vae_ext.study.records import Record
 from robomimic_vae_ext.study.summary import Summary
@@ -152,7 +153,7 @@ def saliency(found: Any, arms: Sequence[str], docs: Path, task: str) -> None:
     """
     first = {arm: min(seed for a, seed in found.looks if a == arm)
              for arm in arms if any(a == arm for a, _ in found.looks)}  # fmt: skip
-    rows = np.linspace(0, len(found.views) - 1, min(VIEWS, len(found.views))).round().astype(int)
+    rows = statistics.evenly(len(found.views), VIEWS)
     figure, grid = plt.subplots(
         len(rows), 1 + len(first), squeeze=False, layout="constrained",
         figsize=(2.5 * (1 + len(first)), 2.7 * len(rows)),

@@ -25,6 +25,7 @@ class Summary:
     Args:
         tasks, arms, seeds: planned, in the order of the study's file.
         reference: arm that the others are compared with.
+        claims_of: arms that the claims are asked of; empty: the one that can be found.
         records: of the finished jobs, none twice, none that was not planned.
     """
 
@@ -33,6 +34,7 @@ class Summary:
     seeds: tuple[int, ...]
     reference: str
     records: tuple[Record, ...]
+    claims_of: tuple[str, ...] = ()
 
     @cached_property
     def by_key(self) -> dict[tuple[str, str, int], Record]:
@@ -61,16 +63,19 @@ class Summary:
         return [key for key in self.planned if key not in self.by_key]
 
     @property
-    def fix(self) -> str | None:
-        """The arm that the claims are about.
+    def fixes(self) -> tuple[str, ...]:
+        """The arms that the claims are asked of.
 
-        It is `critic`; in a study without it, the first arm of the reference's algorithm.
+        Those that the study names; else `critic`; in a study without it, the first arm of the
+        reference's algorithm.
         """
-        if FIX in self.arms and self.reference != FIX:
-            return FIX
-        family = self.algos_of(self.reference)
+        if self.claims_of:
+            return self.claims_of
         others = [arm for arm in self.arms if arm != self.reference]
-        return next((arm for arm in others if self.algos_of(arm) & family), None)
+        if FIX in others:
+            return (FIX,)
+        family = self.algos_of(self.reference)
+        return tuple(arm for arm in others if self.algos_of(arm) & family)[:1]
 
     @property
     def baselines(self) -> list[str]:

@@ -11,8 +11,9 @@ from typing import Any, Final, NamedTuple
 import h5py
 import numpy as np
 
+from robomimic_vae_ext import files, markdown
 from robomimic_vae_ext.errors import DatasetError
-from robomimic_vae_ext.study import markdown, metrics, plots
+from robomimic_vae_ext.study import formatting, metrics, plots
 from robomimic_vae_ext.study.metrics import Series
 
 #: First and last epoch of the card's rows.
@@ -75,7 +76,7 @@ def compare_runs(run_a: Path, run_b: Path, out: Path) -> str:
     plots.two_runs({run.label: run.series for run in runs}, losses, figure)
     text = "\n\n".join([_table(runs, losses), *_notes(runs, losses)])
     document = f"# {runs[0].label} and {runs[1].label}\n\n{text}\n\n![curves]({figure.name})\n"
-    markdown.write(out / "comparison.md", document)
+    files.write_text(out / "comparison.md", document)
     return f"{text}\n\nWritten: {out / 'comparison.md'}, {figure}"
 
 
@@ -142,7 +143,7 @@ def loss_trend(series: Series, first: float, last: float) -> str:
     share = difference / abs(change.before) if change.before else math.copysign(1, difference)
     if not math.isfinite(share):
         return "not a number"
-    numbers = f"{markdown.number(change.before)} to {markdown.number(change.after)}"
+    numbers = f"{formatting.number(change.before)} to {formatting.number(change.after)}"
     if series.epochs[-1] < last < math.inf:
         numbers += f", until epoch {series.epochs[-1]}"
     if abs(share) < SMALL or abs(difference) < SIGMAS * change.noise:

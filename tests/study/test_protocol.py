@@ -92,6 +92,8 @@ def test_the_studies_of_the_repository_are_in_order(path: Path) -> None:
         ({"evaluation": {"earlier_checkpoints": 2}}, "makes 2 checkpoints"),
         ({"evaluation": {"seed": "x"}}, "evaluation.seed is 'x'"),
         ({"reference_arm": "vea"}, "reference_arm is 'vea'"),
+        ({"claims_of": ["vae"]}, "claims_of is ['vae']; expected some of ['bc']"),
+        ({"claims_of": "bc"}, "claims_of is 'bc'; expected a list"),
     ],
 )
 def test_wrong_values_are_one_sentence(write_study: Any, change: Study, message: str) -> None:

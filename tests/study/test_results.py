@@ -83,11 +83,21 @@ def test_verdicts_of_the_known_truth(written: tuple[Path, str]) -> None:
     folder, _ = written
     data = json.loads((folder / "docs" / "results.json").read_text())
     summary = results.summary_of(data)
-    assert summary.fix == "critic" and summary.baselines == ["bc", "bcq"]
+    assert summary.fixes == ("critic",) and summary.baselines == ["bc", "bcq"]
     verdicts = [c.holds(c.estimate(summary, "play_lift", "critic")) for c in claims.CLAIMS]
     assert verdicts[:3] == ["yes", "yes", "no"]
     ratio = summary.ratio("own", "joint", "vae", "success_final")
     assert ratio is not None and ratio.seeds == 3  # the seeds that both have
+
+
+def test_the_claims_are_asked_of_the_arms_that_the_study_names(written: tuple[Path, str]) -> None:
+    folder, _ = written
+    data = json.loads((folder / "docs" / "results.json").read_text())
+    data["manifest"]["study"]["claims_of"] = ["critic", "joint"]
+    text = claims.table(results.summary_of(data))
+    rows = [line.split(" | ") for line in text.splitlines()[2:]]
+    assert [row[2] for row in rows] == ["`critic`", "`joint`"] * 2 * len(claims.CLAIMS)
+    assert rows[0][3] != rows[1][3]
 
 
 def test_everything_can_be_made_again_from_the_json(written: tuple[Path, str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from robomimic_vae_ext import files
 from robomimic_vae_ext.errors import ConfigError
 from robomimic_vae_ext.study import executors, jobs, progress, runner
 from robomimic_vae_ext.study.protocol import Evaluation
@@ -52,7 +53,7 @@ class Pretended(executors.Executor):
             self.failures[command.name] -= 1
             command.log.write_text("...\nValueError: no luck\n\n")
             return executors.Ended(command.name, 1)
-        jobs.write_json(self.out / command.name / jobs.RESULT, result())
+        files.write_json(self.out / command.name / jobs.RESULT, result())
         return executors.Ended(command.name, 0)
 
     def stop(self) -> None:
@@ -94,7 +95,7 @@ def test_jobs_run_in_the_order_of_the_plan_and_never_too_many(
 
 
 def test_jobs_with_a_result_are_not_run_again(every: list[jobs.Job], tmp_path: Path) -> None:
-    jobs.write_json(tmp_path / every[1].name / jobs.RESULT, result())
+    files.write_json(tmp_path / every[1].name / jobs.RESULT, result())
     executor = Pretended(tmp_path)
     run(every, executor)
     assert executor.started == [every[0].name, every[2].name, every[3].name]
@@ -131,10 +132,10 @@ def test_no_job_starts_when_time_is_up(
 
 
 def test_the_estimate_goes_by_arm(every: list[jobs.Job], tmp_path: Path) -> None:
-    jobs.write_json(tmp_path / every[0].name / jobs.RESULT, result(seconds=100.0))
+    files.write_json(tmp_path / every[0].name / jobs.RESULT, result(seconds=100.0))
     known = progress.Progress(every, tmp_path)
     assert known.seconds_left(slots=1) == 300.0  # the other arm is taken for as slow
-    jobs.write_json(tmp_path / every[1].name / jobs.RESULT, result(seconds=20.0))
+    files.write_json(tmp_path / every[1].name / jobs.RESULT, result(seconds=20.0))
     known = progress.Progress(every, tmp_path)
     assert known.seconds_left(slots=1) == 120.0
     assert known.seconds_left(slots=2) == 100.0  # no job is split

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from robomimic_vae_ext import compat
+from robomimic_vae_ext import compat, files, provenance
 from robomimic_vae_ext.errors import CheckpointError, ConfigError
-from robomimic_vae_ext.study import jobs, plan, provenance, stages
+from robomimic_vae_ext.study import jobs, plan, stages
 from robomimic_vae_ext.study.protocol import Arm, Evaluation, Protocol, Task, Training
 from tests.conftest import image_settings, merge
 
@@ -225,7 +225,7 @@ def test_a_damaged_job_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_job_survives_its_file(study: Protocol, tmp_path: Path) -> None:
     job = plan.all_jobs(study)[0]
-    jobs.write_json(tmp_path / jobs.JOB, asdict(job))
+    files.write_json(tmp_path / jobs.JOB, asdict(job))
     assert jobs.read_job(tmp_path) == job
 
 

@@ -22,7 +22,7 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """Commit of the repository that this package is in, with "-dirty" after uncommitted changes."""
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parent
     git = ["git", "-C", str(package.parent)]
     try:
         top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True)

@@ -1,0 +1,42 @@
+"""Markdown tables, and parts of a document that lie between markers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from robomimic_vae_ext import files
+
+END = "<!-- end -->"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+    """A table; its first `words` columns are left-aligned, the others hold numbers."""
+    rule = "| " + " | ".join(["---"] * words + ["---:"] * (len(head) - words)) + " |"
+    lines = ["| " + " | ".join(head) + " |", rule]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def between(text: str, name: str) -> str | None:
+    """What stands between `<!-- name -->` and the next end marker; None without both."""
+    begin = f"<!-- {name} -->"
+    if begin not in text or END not in text.split(begin, 1)[1]:
+        return None
+    return text.split(begin, 1)[1].split(END, 1)[0]
+
+
+def fill(document: Path, name: str, content: str) -> bool:
+    """Put content between the markers of a document, if it is there and has them.
+
+    Returns:
+        Whether it has.
+    """
+    text = document.read_text(encoding="utf-8") if document.is_file() else ""
+    before = between(text, name)
+    if before is None:
+        return False
+    begin = f"<!-- {name} -->"
+    files.write_text(
+        document, text.replace(begin + before + END, f"{begin}\n\n{content}\n\n{END}", 1)
+    )
+    return True

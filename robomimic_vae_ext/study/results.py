@@ -47,12 +47,17 @@ def write_results(study: Protocol, out: Path, docs: Path, merge: Sequence[Path] 
     """
     known = published.read(study, merge)
     data = gather(study, out, docs, known)
-    looks = _looks(study, out, summary_of(data))
-    for task, found in looks.items():
-        docs.mkdir(parents=True, exist_ok=True)
-        study_plots.saliency(found, [arm.name for arm in study.arms], docs, task)
-    new = {task: found.as_dict() for task, found in looks.items()}
-    data["saliency"] = {**known.saliency, **new}
+    docs.mkdir(parents=True, exist_ok=True)
+    data["saliency"] = dict(known.saliency)
+    for task, found in _looks(study, out, summary_of(data)).items():
+        merged = _merge_looks(known.saliency.get(task), found.as_dict())
+        data["saliency"][task] = merged
+        here = {name for name, _ in found.looks}
+        figure = docs / study_plots.saliency_figure(task).name
+        # Of the models of earlier sittings, the figure as it is shows all that is left.
+        if here.issuperset(model["arm"] for model in merged["models"]) or not figure.is_file():
+            arms = [arm.name for arm in study.arms if arm.name in here]
+            study_plots.saliency(found, arms, docs, task)
     return publish(data, docs)
 
 
@@ -189,6 +194,15 @@ def _typed(path: Path) -> str:
     """A path as one would type it here; outside of the current folder, its name alone."""
     relative = os.path.relpath(path.resolve(), Path.cwd())
     return path.name if relative.startswith("..") else relative
+
+
+def _merge_looks(known: Mapping[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+    """A task's models of earlier sittings beside those of this folder, which go before them."""
+    if known is None or known["views"] != new["views"]:
+        return new  # of other pictures
+    ours = {(model["arm"], model["seed"]) for model in new["models"]}
+    kept = [model for model in known["models"] if (model["arm"], model["seed"]) not in ours]
+    return new | {"models": kept + new["models"]}
 
 
 def _looks(study: Protocol, out: Path, summary: Summary) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,6 +55,49 @@ def test_what_only_the_first_sitting_knew_is_kept(study: protocol.Protocol, tmp_
     assert second["manifest"]["demonstrations"] == {
         "play_lift": {"episodes": 9, "successes": 4}, "own": {"episodes": 4, "successes": 1},
     }  # fmt: skip
+
+
+def test_models_of_all_sittings_are_compared(
+    study: protocol.Protocol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers add up; a figure is replaced by one that shows all the models, by no other."""
+
+    def look(*models: tuple[str, int, float]) -> SimpleNamespace:
+        rows = [
+            {"arm": arm, "seed": seed, "swap": swap, "shares": [0.2, 0.2, 0.6]}
+            for arm, seed, swap in models
+        ]
+        return SimpleNamespace(
+            looks=[(arm, seed) for arm, seed, _ in models],
+            as_dict=lambda: {"views": 3, "pixels": [0.1, 0.1, 0.8], "models": rows},
+        )
+
+    drawn: list[list[str]] = []
+    found: dict[str, SimpleNamespace] = {}
+
+    def draw(found: Any, arms: list[str], docs: Path, task: str) -> None:
+        drawn.append(arms)
+        (docs / study_plots.saliency_figure(task).name).touch()
+
+    monkeypatch.setattr(study_plots, "saliency", draw)
+    monkeypatch.setattr(results, "_looks", lambda *_: found)
+    runs, docs = tmp_path / "runs", tmp_path / "docs"
+    synthetic.write_results(runs, study)
+
+    def models() -> list[tuple[str, int, float]]:
+        file = docs / "results.json"
+        results.write_results(study, runs, docs, [file] if file.exists() else [])
+        saved = json.loads(file.read_text())["saliency"]["play_lift"]["models"]
+        return [(model["arm"], model["seed"], model["swap"]) for model in saved]
+
+    found["play_lift"] = look(("vae", 1, 0.1), ("critic", 1, 0.2))
+    assert models() == [("vae", 1, 0.1), ("critic", 1, 0.2)]
+    found["play_lift"] = look(("critic", 1, 0.3), ("joint", 1, 0.4))
+    assert models() == [("vae", 1, 0.1), ("critic", 1, 0.3), ("joint", 1, 0.4)]
+    assert drawn == [["vae", "critic"]]  # without vae, it would show less than it does
+    found["play_lift"] = look(("joint", 1, 0.4), ("critic", 1, 0.3), ("vae", 1, 0.1))
+    models()
+    assert drawn[1:] == [["vae", "critic", "joint"]]
 
 
 def test_merged_jobs_are_not_run_again(

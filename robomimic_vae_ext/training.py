@@ -128,13 +128,13 @@ def config_from(values: Any, source: str) -> Any:
     if not isinstance(values, dict) or "algo_name" not in values:
         raise ConfigError(f"{source} has no 'algo_name'", "a robomimic config", "Add the key.")
     values = deepcopy(values)
-    _take_workers(values)
-    config = _config_of(values["algo_name"])
     try:
+        _take_workers(values)
+        config = _config_of(values["algo_name"])
         with config.values_unlocked():
             config.update(values)
         config.lock()
-    except ConfigError as error:  # of our own config, which does not know the source
+    except ConfigError as error:  # of those who do not know the source
         raise ConfigError(f"{source}: {error.found}", error.expected, error.action) from error
     except RuntimeError as error:  # robomimic's own configs say it this way
         raise ConfigError(

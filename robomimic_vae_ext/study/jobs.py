@@ -26,6 +26,7 @@ JOB: Final = "job.json"
 RESULT: Final = "result.json"
 LOG: Final = "log.txt"
 EPISODES: Final = "rollouts.jsonl"
+OF_THE_MACHINE: Final = ("data", "output_dir", "cuda")  # keys of `train`, set where a job runs
 RUN_NAME: Final = "training"  # robomimic's experiment name, and so the folder's
 LOCK_PATIENCE: Final = 15.0  # [s] in which a job whose runner was killed has stopped too
 
@@ -65,12 +66,19 @@ class Job:
     @property
     def name(self) -> str:
         """The job's folder below the study's, and what people are shown."""
-        return f"{self.task}/{self.arm}/seed_{self.seed}"
+        return job_name(self.task, self.arm, self.seed)
 
     @property
     def settings(self) -> str:
-        """Twelve digits that stand for all of this; of a dataset's path, for its name alone."""
+        """Twelve digits that stand for all of this, but for paths and the device.
+
+        Of a dataset its name counts, and how it was collected. What the config leaves to its
+        algorithm's defaults is not in it: a result names its commit and versions.
+        """
         values = asdict(self) | {"dataset": Path(self.dataset).name}
+        values["config"]["train"] = {
+            key: value for key, value in self.config["train"].items() if key not in OF_THE_MACHINE
+        }
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -79,6 +87,11 @@ class Job:
         """Gradient steps of the checkpoints that are rolled out; the last one first."""
         count = self.evaluation.earlier_checkpoints + 1
         return tuple(self.steps - back * self.steps_per_checkpoint for back in range(count))
+
+
+def job_name(task: str, arm: str, seed: int) -> str:
+    """`Job.name` of a job that is not there."""
+    return f"{task}/{arm}/seed_{seed}"
 
 
 def read_job(folder: Path) -> Job:

@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from robomimic_vae_ext import markdown
-from robomimic_vae_ext.study import claims, formatting, statistics
+from robomimic_vae_ext.study import claims, statistics, tables
 from robomimic_vae_ext.study.study_plots import Figure
 from robomimic_vae_ext.study.summary import Summary
 
 DISCUSSION: Final = "discussion"
 
-#: Measure and head of its column.
-VALUES: Final = (
-    ("critic_error_final", "held-out Q error, final"),
-    ("critic_error_best", "best"),
-    ("steps_to_reference", "steps to the reference's best"),
-    ("auc_final", "AUC"),
-    ("value_error", "Q error in rollouts"),
-    ("q_start", "Q at the start"),
-    ("return_start", "return from the start"),
-)
-POLICY: Final = (
-    ("success_final", "success, final"),
-    ("success_last3", "last three"),
-    ("success_max", "max"),
-    ("length_final", "length of an episode"),
-    ("action_error", "held-out action error of the CVAE"),
-    ("seconds_train", "seconds of training"),
-)
 INTERVALS: Final = (
     f"Intervals are percentiles of a bootstrap over training seeds ({statistics.RESAMPLES:,} "
     "resamples, 95 %), for final success over seeds and episodes. Comparisons are paired: the same "
@@ -82,7 +63,7 @@ def document(
         "only the discussion is written by hand. "
         "Every job's figures are in [results.csv](results.csv).",
         status(summary),
-        "## Is the card right?",
+        "## Do the announced gains hold?",
         short(summary),
         INTERVALS,
         "## Discussion",
@@ -93,7 +74,7 @@ def document(
     for task in summary.tasks:
         parts += _task(summary, manifest, task)
     for task, found in data["saliency"].items():
-        parts += [f"## What moves Q in `{task}`", LOOK, _saliency(summary, found)]
+        parts += [f"## What moves Q in `{task}`", LOOK, tables.saliency(summary, found)]
     parts += ["## Figures", *(f"![{figure.text}]({figure.name})" for figure in figures)]
     parts += ["## What is missing", _missing(summary, manifest)]
     parts += ["## How it was made", _made(summary, manifest)]
@@ -101,12 +82,25 @@ def document(
 
 
 def short(summary: Summary) -> str:
-    """Rule and table of the claims."""
+    """The claims, and every arm of every task in one line: what a README shows."""
     who = "no arm to compare"
     if summary.fixes:
         arms = " and ".join(f"`{arm}`" for arm in summary.fixes)
         who = f"{arms} against `{summary.reference}`"
-    return f"{claims.RULE} Measured: {who}.\n\n{claims.table(summary)}"
+    parts = [claims.table(summary), f"{claims.RULE} Measured: {who}."]
+    for task in summary.tasks:
+        found = _arms(summary, task)
+        if found:
+            parts += [
+                f"`{task}`, final policies and critics:",
+                tables.overview(summary, task, found),
+            ]
+    return "\n\n".join(parts)
+
+
+def _arms(summary: Summary, task: str) -> list[str]:
+    """Arms of which at least one job is done."""
+    return [arm for arm in summary.arms if summary.of(task, arm)]
 
 
 def status(summary: Summary) -> str:
@@ -118,7 +112,7 @@ def status(summary: Summary) -> str:
 
 def _task(summary: Summary, manifest: Mapping[str, Any], task: str) -> list[str]:
     """Heading and tables of one task."""
-    arms = [arm for arm in summary.arms if summary.of(task, arm)]
+    arms = _arms(summary, task)
     heading = f"## `{task}`"
     if not arms:
         return [heading, "No job of this task is done."]
@@ -128,106 +122,22 @@ def _task(summary: Summary, manifest: Mapping[str, Any], task: str) -> list[str]
         if demos
         else "How many demonstrations succeed is not known: their file is not there."
     )
+    constant = (demos or {}).get("constant_error")
+    if constant is not None:
+        text += f" A Q that is the same everywhere would have a held-out error of {constant:.3g}."
     return [
         heading,
         text,
         "Value:",
-        _measures(summary, task, arms, VALUES),
+        tables.measures(summary, task, arms, tables.VALUES),
         "Policy:",
-        _policy(summary, task, arms),
+        tables.policy(summary, task, arms),
+        "Final success by training seed:",
+        tables.by_seed(summary, task, arms),
         "Compared by seed. Ratios are of means over seeds, times fewer steps a median; success is "
         "the final one, as a difference of rates:",
-        _comparisons(summary, task, arms),
+        tables.comparisons(summary, task, arms),
     ]
-
-
-def _measures(
-    summary: Summary, task: str, arms: Sequence[str], columns: Sequence[tuple[str, str]]
-) -> str:
-    rows = []
-    for arm in arms:
-        cells = [_cell(summary, task, arm, measure) for measure, _ in columns]
-        rows.append((f"`{arm}`", str(len(summary.of(task, arm))), *cells))
-    return markdown.table(("arm", "seeds", *(head for _, head in columns)), rows)
-
-
-def _cell(summary: Summary, task: str, arm: str, measure: str) -> str:
-    text = formatting.with_interval(summary.estimate(task, arm, measure))
-    if measure != "steps_to_reference" or text == formatting.NOTHING:
-        return text
-    values = summary.values(task, arm, measure).values()
-    never = sum(math.isinf(value) for value in values)
-    return f"{text}, {never} of {len(values)} never" if never else text
-
-
-def _policy(summary: Summary, task: str, arms: Sequence[str]) -> str:
-    rows = []
-    for arm in arms:
-        found = summary.of(task, arm)
-        last = [record.rollouts[-1] for record in found if record.rollouts]
-        known = [rollout for rollout in last if rollout.failures is not None]
-        episodes = sum(len(rollout.success) for rollout in known)
-        failed = sum(rollout.failures or 0 for rollout in known)
-        steps = sorted({record.steps for record in found})
-        rows.append((
-            f"`{arm}`",
-            ", ".join(f"{count:,}" for count in steps),
-            f"{sum(r.success.count('1') for r in last)} of {sum(len(r.success) for r in last)}",
-            *(_cell(summary, task, arm, measure) for measure, _ in POLICY),
-            f"{failed} of {episodes}" if known else formatting.NOTHING,
-        ))  # fmt: skip
-    heads = [head for _, head in POLICY]
-    return markdown.table(
-        ("arm", "gradient steps", "final episodes that succeed", *heads, "final failures"), rows
-    )
-
-
-def _comparisons(summary: Summary, task: str, arms: Sequence[str]) -> str:
-    reference = summary.reference
-    rivals = [reference, *(arm for arm in summary.baselines if arm in arms)]
-    rows = []
-    for arm in arms:
-        if arm == reference:
-            continue
-        speed = summary.estimate(task, arm, "speed_up")
-        text = claims.speed_text(speed)
-        bounds = claims.speed_interval(speed)
-        rows.append((
-            f"`{arm}`",
-            text if bounds == formatting.NOTHING else f"{text} ({bounds})",
-            *(
-                formatting.with_interval(summary.ratio(task, arm, reference, measure))
-                for measure in ("critic_error_final", "value_error", "success_final")
-            ),
-            *(
-                formatting.NOTHING
-                if arm == rival
-                else formatting.with_interval(summary.difference(task, arm, rival, "success_final"))
-                for rival in rivals
-            ),
-        ))  # fmt: skip
-    head = (
-        "arm", f"times fewer steps than `{reference}`", "held-out Q error / its",
-        "Q error in rollouts / its", "success / its", *(f"success - `{r}`" for r in rivals),
-    )  # fmt: skip
-    return markdown.table(head, rows)
-
-
-def _saliency(summary: Summary, found: Mapping[str, Any]) -> str:
-    """Shares of the gradient, and what swapping the colours does to Q."""
-    rows = [("all pixels alike", "", *(formatting.number(x) for x in found["pixels"]), "")]
-    for arm in summary.arms:
-        models = [model for model in found["models"] if model["arm"] == arm]
-        if not models:
-            continue
-        columns = [*zip(*(model["shares"] for model in models), strict=True)]
-        columns.append(tuple(model["swap"] for model in models))
-        cells = [formatting.with_interval(statistics.mean(column)) for column in columns]
-        rows.append((f"`{arm}`", str(len(models)), *cells))
-    head = ("arm", "seeds", "around the red cube", "around the green cube", "elsewhere",
-            "change of Q when the colours are swapped")  # fmt: skip
-    table = markdown.table(head, rows)
-    return f"{table}\n\nHeld-out pictures: {found['views']}; means over them and the seeds."
 
 
 def _missing(summary: Summary, manifest: Mapping[str, Any]) -> str:
@@ -240,12 +150,21 @@ def _missing(summary: Summary, manifest: Mapping[str, Any]) -> str:
                 texts.append(
                     f"- `{task}`, `{arm}`: {len(seeds)} of {len(summary.seeds)} seeds ({which})"
                 )
-    texts += [f"- Trained for another length than planned: {job}" for job in
-              manifest["other_lengths"]]  # fmt: skip
     unplanned = manifest["jobs"]["not_of_this_study"]
     if unplanned:
         texts.append(f"- {unplanned} results in the same folder are not of this study: left out")
     return "\n".join(texts) or "Nothing: every planned job is done."
+
+
+def _precisions(summary: Summary) -> str:
+    """What the arms' convolutions were trained in; on `auto` that depends on the machine."""
+    arms: dict[str, list[str]] = {}
+    for arm in summary.arms:
+        found = sorted({record.precision for record in summary.records if record.arm == arm})
+        if found:
+            arms.setdefault(" in some jobs and ".join(found), []).append(f"`{arm}`")
+    texts = [f"{precision} ({', '.join(names)})" for precision, names in arms.items()]
+    return f"Convolutions were trained in {', '.join(texts)}."
 
 
 def _made(summary: Summary, manifest: Mapping[str, Any]) -> str:
@@ -269,6 +188,6 @@ def _made(summary: Summary, manifest: Mapping[str, Any]) -> str:
         f"{evaluation['final_episodes']} episodes of the final policy and "
         f"{evaluation['earlier_episodes']} of each of the {evaluation['earlier_checkpoints']} "
         f"checkpoints before it, the same initial states for all arms and seeds. {versions}. "
-        f"Commits of the runs: {commits}.",
+        f"Commits of the runs: {commits}. {_precisions(summary)}",
         markdown.table(("arm", "config, seen from the study's file", "changed in it"), rows, 3),
     ])  # fmt: skip

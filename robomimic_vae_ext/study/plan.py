@@ -139,7 +139,10 @@ def select(
                 raise ConfigError(f"{flag} {value}", f"one of {there}", "Correct it.")
     wanted = [asked or there for _, asked, there in known]
     return {
-        f"{task}/{arm}/seed_{seed}" for task in wanted[0] for arm in wanted[1] for seed in wanted[2]
+        jobs.job_name(task, arm, seed)
+        for task in wanted[0]
+        for arm in wanted[1]
+        for seed in wanted[2]
     }
 
 

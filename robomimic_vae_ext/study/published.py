@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from robomimic_vae_ext.errors import ConfigError, DatasetError
-from robomimic_vae_ext.study import plan, records
+from robomimic_vae_ext.study import jobs, plan, records
 from robomimic_vae_ext.study.protocol import Protocol
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,33 +42,112 @@ def read(study: Protocol, files: Sequence[Path]) -> Published:
         DatasetError: a file is missing or is no published result.
         ConfigError: a job was run with other settings than the study's file has now.
     """
-    if not files:
-        return Published()
-    planned = {job.name: job.settings for job in plan.all_jobs(study)}
-    known: dict[str, records.Record] = {}
-    demonstrations: dict[str, Any] = {}
-    saliency: dict[str, Any] = {}
+    found = Published()
     for path in files:
-        found, manifest, looks = _read(path)
-        for record in found:
-            if planned.get(record.name, record.settings) != record.settings:
-                raise ConfigError(
-                    f"{path}: {record.name} was run with other settings than {study.path} has",
-                    "the same, since results of both do not belong together",
-                    "Leave that file out, or give the study the settings of then.",
-                )
-        known |= {record.name: record for record in found if record.name in planned}
-        demonstrations |= manifest["demonstrations"]
-        saliency |= looks
-    return Published(known, demonstrations, saliency)
+        found = _add(found, _planned(study, _read(path), path))
+    return found
 
 
-def _read(path: Path) -> tuple[list[records.Record], dict[str, Any], dict[str, Any]]:
-    """Records, manifest and saliency of one file."""
+def check_settings(study: Protocol, found: Iterable[records.Record], where: Path) -> None:
+    """Refuse results of jobs that the study would run otherwise now.
+
+    Args:
+        study: the plan; jobs that it does not name are none of its business.
+        found: results.
+        where: they come from.
+
+    Raises:
+        ConfigError: a job was run with other settings than the study's file has now.
+    """
+    planned = {job.name: job.settings for job in plan.all_jobs(study)}
+    for record in found:
+        if planned.get(record.name, record.settings) != record.settings:
+            raise ConfigError(
+                f"{where}: {record.name} was run with other settings than {study.path} has",
+                "the same, since results of both do not belong together",
+                "Leave it out, or give the study the settings of then.",
+            )
+
+
+def check_nothing_is_lost(study: Protocol, path: Path, kept: Collection[str]) -> None:
+    """Refuse to replace a published result by one that holds less of the same study.
+
+    Args:
+        study: the plan.
+        path: results.json that is about to be written.
+        kept: names of the jobs that it will hold.
+
+    Raises:
+        ConfigError: jobs of the study are in the file as it is, and would not be any more.
+    """
+    if not path.is_file():
+        return
+    planned = {job.name: job.settings for job in plan.all_jobs(study)}
+    here = _read(path).records.values()
+    lost = [r.name for r in here if planned.get(r.name) == r.settings and r.name not in kept]
+    if lost:
+        raise ConfigError(
+            f"{path} holds {len(lost)} results that would be lost, such as {lost[0]}",
+            "to write at least the jobs that it has",
+            f"Add --merge {path}, or choose another --docs.",
+        )
+
+
+def merge_looks(known: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's models from two sittings, the second one winning where both have one.
+
+    Models of other pictures cannot be compared with these; the known ones then give way.
+    """
+    same = known is not None and all(known[key] == new[key] for key in ("views", "pixels"))
+    if known is None or not same:
+        if known is not None:
+            logger.warning("models of earlier sittings looked at other pictures: left out")
+        return dict(new)
+    ours = {(model["arm"], model["seed"]) for model in new["models"]}
+    kept = [model for model in known["models"] if (model["arm"], model["seed"]) not in ours]
+    return {**new, "models": kept + list(new["models"])}
+
+
+def _add(known: Published, new: Published) -> Published:
+    """Everything of two files, the second one winning."""
+    looks = {task: merge_looks(known.saliency.get(task), it) for task, it in new.saliency.items()}
+    datasets = {task: it for task, it in new.demonstrations.items() if it is not None}
+    return Published(
+        records={**known.records, **new.records},
+        demonstrations={**known.demonstrations, **datasets},
+        saliency={**known.saliency, **looks},
+    )
+
+
+def _planned(study: Protocol, found: Published, path: Path) -> Published:
+    """What a study names of a file."""
+    check_settings(study, found.records.values(), path)
+    names = {job.name for job in plan.all_jobs(study)}
+    tasks = {task.name for task in study.tasks}
+    looks = {
+        task: {**it, "models": [
+            model for model in it["models"]
+            if jobs.job_name(task, model["arm"], model["seed"]) in names
+        ]}
+        for task, it in found.saliency.items() if task in tasks
+    }  # fmt: skip
+    return Published(
+        records={name: it for name, it in found.records.items() if name in names},
+        demonstrations={t: it for t, it in found.demonstrations.items() if t in tasks},
+        saliency={task: it for task, it in looks.items() if it["models"]},
+    )
+
+
+def _read(path: Path) -> Published:
+    """What one file holds."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         found = [records.from_dict(values) for values in data["records"]]
-        return found, data["manifest"], data["saliency"]
+        return Published(
+            records={record.name: record for record in found},
+            demonstrations=dict(data["manifest"]["demonstrations"]),
+            saliency=dict(data["saliency"]),
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(
             f"{path} cannot be read ({type(error).__name__}: {error})",

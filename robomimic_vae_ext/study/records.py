@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from robomimic_vae_ext.errors import DatasetError
-from robomimic_vae_ext.study import statistics
+from robomimic_vae_ext.study import jobs, statistics
 
 LAST = 3  # checkpoints whose success is averaged in `success_last3`
 PAIRS = 200  # pairs of Q and return kept of a job, for figures
@@ -20,10 +20,11 @@ DIGITS = 4  # significant digits of what figures and tables are made from
 
 #: Columns of results.csv after task, arm and seed.
 MEASURES = (
-    "algo", "steps", "critic_error_final", "critic_error_best", "steps_to_reference", "speed_up",
-    "auc_final", "correlation_final", "value_error", "q_start", "return_start", "success_final",
-    "success_last3", "success_max", "episodes_final", "failures_final", "length_final",
-    "action_error", "seconds_train", "seconds_measure", "seconds_rollouts",
+    "algo", "steps", "precision", "critic_error_final", "critic_error_best",
+    "steps_to_reference", "speed_up", "auc_final", "correlation_final", "value_error", "q_start",
+    "return_start", "success_final", "success_last3", "success_max", "episodes_final",
+    "failures_final", "length_final", "action_error", "seconds_train", "seconds_measure",
+    "seconds_rollouts",
 )  # fmt: skip
 
 
@@ -86,6 +87,7 @@ class Record:
         settings: of the job (`jobs.Job.settings`).
         algo: robomimic's name of the algorithm.
         steps: gradient steps of the whole training.
+        precision: of the encoder's convolutions in training.
         curve: checkpoints in order.
         rollouts: checkpoints with episodes, in order; the last is the final policy.
         action_error: held-out error of the CVAE's actions, where there is a CVAE that logs it.
@@ -101,6 +103,7 @@ class Record:
     settings: str
     algo: str
     steps: int
+    precision: str
     curve: tuple[Point, ...]
     rollouts: tuple[Rollout, ...]
     action_error: float | None
@@ -113,7 +116,7 @@ class Record:
     @property
     def name(self) -> str:
         """As `jobs.Job.name`."""
-        return f"{self.task}/{self.arm}/seed_{self.seed}"
+        return jobs.job_name(*self.key)
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -157,8 +160,8 @@ def read_result(path: Path) -> Record:
 
 def _from_result(result: Mapping[str, Any]) -> Record:
     pairs = result.get("value_pairs") or {"q": [], "return": []}
-    rounded = (_thinned(pairs["q"]), _thinned(pairs["return"]))
-    if len(rounded[0]) != len(rounded[1]):
+    thinned = (_thinned(pairs["q"]), _thinned(pairs["return"]))
+    if len(thinned[0]) != len(thinned[1]):
         raise ValueError("value_pairs differ in length")
     return Record(
         task=str(result["task"]),
@@ -167,11 +170,12 @@ def _from_result(result: Mapping[str, Any]) -> Record:
         settings=str(result["settings"]),
         algo=str(result["algo"]),
         steps=int(result["steps"]),
+        precision=str(result["precision"]),
         curve=tuple(_point(point) for point in result["curve"]),
         rollouts=tuple(_rollout(rollout) for rollout in result["rollouts"]),
-        action_error=_number(result.get("action_error")),
-        q=rounded[0],
-        returns=rounded[1],
+        action_error=rounded(result.get("action_error")),
+        q=thinned[0],
+        returns=thinned[1],
         seconds={name: round(float(s), 1) for name, s in result["seconds"].items()},
         versions=dict(result["versions"]),
         commit=result.get("commit"),
@@ -182,8 +186,8 @@ def _point(values: Mapping[str, Any]) -> Point:
     return Point(
         step=int(values["step"]),
         critic_error=_error(values["critic_error"]),
-        auc=_number(values["auc"]),
-        correlation=_number(values["correlation"]),
+        auc=rounded(values["auc"]),
+        correlation=rounded(values["correlation"]),
     )
 
 
@@ -197,18 +201,18 @@ def _rollout(values: Mapping[str, Any]) -> Rollout:
         success="".join(str(int(bool(s))) for s in success),
         failures=values["failures"],
         value_error=_error(values["value_error"]),
-        **{name: _number(values[name]) for name in names},
+        **{name: rounded(values[name]) for name in names},
     )
 
 
-def _number(value: Any) -> float | None:
-    """Rounded to `DIGITS` significant digits."""
+def rounded(value: Any) -> float | None:
+    """A number rounded to `DIGITS` significant digits."""
     return None if value is None else float(f"{float(value):.{DIGITS}g}")
 
 
 def _error(value: Any) -> float | None:
     """An error; that of a critic which has become NaN is infinite, not unknown."""
-    number = _number(value)
+    number = rounded(value)
     return math.inf if number is not None and math.isnan(number) else number
 
 
@@ -233,6 +237,7 @@ def measures(record: Record, reference: Record | None) -> dict[str, Any]:
     found: dict[str, Any] = {
         "algo": record.algo,
         "steps": record.steps,
+        "precision": record.precision,
         "success_last3": float(np.mean(rates[-LAST:])) if len(rates) >= LAST else None,
         "success_max": max(rates, default=None),
         "action_error": record.action_error,

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import h5py
+import numpy as np
 
 from robomimic_vae_ext import files, markdown
 from robomimic_vae_ext.errors import DatasetError
-from robomimic_vae_ext.study import claims, jobs, page, published, records, study_plots
+from robomimic_vae_ext.study import claims, jobs, page, plan, published, records, study_plots
 from robomimic_vae_ext.study.datasets import dataset_path
-from robomimic_vae_ext.study.protocol import Protocol
+from robomimic_vae_ext.study.protocol import Protocol, Task
 from robomimic_vae_ext.study.summary import Summary
 
 NAME: Final = "results"
@@ -43,14 +44,16 @@ def write_results(study: Protocol, out: Path, docs: Path, merge: Sequence[Path] 
 
     Raises:
         DatasetError: no job is done, or a result is damaged.
-        ConfigError: results to merge that were run with other settings.
+        ConfigError: results that were run with other settings, or a results.json in `docs` that
+            holds more of this study.
     """
-    known = published.read(study, merge)
-    data = gather(study, out, docs, known)
+    data = gather(study, out, docs, merge)
+    summary = summary_of(data)
+    done = {record.name for record in summary.records}
+    published.check_nothing_is_lost(study, docs / f"{NAME}.json", done)
     docs.mkdir(parents=True, exist_ok=True)
-    data["saliency"] = dict(known.saliency)
-    for task, found in _looks(study, out, summary_of(data)).items():
-        merged = _merge_looks(known.saliency.get(task), found.as_dict())
+    for task, found in _looks(study, out, summary).items():
+        merged = published.merge_looks(data["saliency"].get(task), found.as_dict())
         data["saliency"][task] = merged
         here = {name for name, _ in found.looks}
         figure = docs / study_plots.saliency_figure(task).name
@@ -82,28 +85,27 @@ def publish(data: Mapping[str, Any], docs: Path) -> str:
     return f"{claims.table(summary)}\n\n{page.status(summary)}"
 
 
-def gather(
-    study: Protocol, out: Path, docs: Path, known: published.Published | None = None
-) -> dict[str, Any]:
+def gather(study: Protocol, out: Path, docs: Path, merge: Sequence[Path] = ()) -> dict[str, Any]:
     """Read every finished job of a study.
 
     Args:
         study: the plan; jobs in the folder that it does not name are left out and counted.
         out: its folder.
         docs: folder of the page, for the manifest.
-        known: published results of further jobs.
+        merge: published results of further jobs; those of the folder go before them.
 
     Returns:
-        `manifest`, `records` and an empty `saliency`, plain types.
+        `manifest`, `records`, and the published `saliency`, plain types.
 
     Raises:
         DatasetError: no job is done, or a result is damaged.
+        ConfigError: results that were run with other settings.
     """
-    known = known or published.Published()
+    known = published.read(study, merge)
     found = [records.read_result(path) for path in sorted(out.glob("*/*/seed_*/result.json"))]
-    tasks, arms = [task.name for task in study.tasks], [arm.name for arm in study.arms]
-    wanted = {(task, arm, seed) for task in tasks for arm in arms for seed in study.seeds}
-    own = {record.name: record for record in found if record.key in wanted}
+    published.check_settings(study, found, out)
+    wanted = {job.name for job in plan.all_jobs(study)}
+    own = {record.name: record for record in found if record.name in wanted}
     kept = [record for _, record in sorted({**known.records, **own}.items())]
     if not kept:
         raise DatasetError(
@@ -115,7 +117,8 @@ def gather(
     manifest = {
         "study": json.loads(study.path.read_text(encoding="utf-8")),
         "command": f"python scripts/compare.py --study {_typed(study.path)} "
-        f"--out {_typed(out)} --docs {_typed(docs)}",
+        f"--out {_typed(out)} --docs {_typed(docs)}"
+        + (" --merge " + " ".join(map(_typed, merge)) if merge else ""),
         "jobs": {
             "planned": len(wanted),
             "done": len(kept),
@@ -123,16 +126,15 @@ def gather(
         },
         "versions": {name: sorted(v for n, v in versions if n == name) for name, _ in versions},
         "commits": sorted({record.commit for record in kept if record.commit}),
-        "other_lengths": _other_lengths(study, kept),
         "demonstrations": {
-            task.name: count_successes(dataset_path(task, out))
+            task.name: describe(dataset_path(task, out), _discount(study, task))
             or known.demonstrations.get(task.name)
             for task in study.tasks
         },
     }
     return {
         "manifest": manifest,
-        "saliency": {},
+        "saliency": dict(known.saliency),
         "records": [record.as_dict() for record in kept],
     }
 
@@ -150,13 +152,42 @@ def summary_of(data: Mapping[str, Any]) -> Summary:
     )
 
 
-def count_successes(dataset: Path) -> dict[str, int] | None:
-    """Demonstrations of a dataset and how many of them are ever rewarded; None if it is gone."""
+def describe(dataset: Path, discount: float | None) -> dict[str, Any] | None:
+    """What a dataset holds; None if it is gone.
+
+    Args:
+        dataset: HDF5 file.
+        discount: of the returns; None: there are none.
+
+    Returns:
+        `episodes`; `successes`, how many are ever rewarded; `constant_error`, the held-out error of
+        the best constant in place of Q: the variance of the returns. None without held-out ones.
+    """
     if not dataset.is_file():
         return None
+    from robomimic_vae_ext.study.measure import discounted_returns  # imports torch
+
     with h5py.File(dataset, "r") as file:
-        rewarded = [bool(demo["rewards"][()].max() > 0) for demo in file["data"].values()]
-    return {"episodes": len(rewarded), "successes": sum(rewarded)}
+        rewards = {name: demo["rewards"][()] for name, demo in file["data"].items()}
+        held_out = [rewards[name.decode()] for name in file.get("mask/valid", ())]
+    constant = None
+    if held_out and discount is not None:
+        returns = np.concatenate([discounted_returns(values, discount) for values in held_out])
+        constant = records.rounded(returns.var())
+    return {
+        "episodes": len(rewards),
+        "successes": sum(bool(values.max() > 0) for values in rewards.values()),
+        "constant_error": constant,
+    }
+
+
+def _discount(study: Protocol, task: Task) -> float | None:
+    """Discount of the reference arm; None for an algorithm without."""
+    from robomimic_vae_ext import training  # imports robomimic
+
+    (arm,) = [arm for arm in study.arms if arm.name == study.reference_arm]
+    job = plan.make_job(study, task, arm, study.seeds[0])
+    return training.config_from(job.config, f"arms.{arm.name}").algo.get("discount")
 
 
 def csv_text(summary: Summary) -> str:
@@ -180,29 +211,10 @@ def _cell(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def _other_lengths(study: Protocol, found: list[records.Record]) -> list[str]:
-    """Jobs that were trained for another number of steps than the plan now says."""
-    tasks, arms = {t.name: t for t in study.tasks}, {a.name: a for a in study.arms}
-    return [
-        f"{r.task}/{r.arm}/seed_{r.seed}: {r.steps} steps"
-        for r in found
-        if r.steps != study.training_of(tasks[r.task], arms[r.arm]).steps
-    ]
-
-
 def _typed(path: Path) -> str:
     """A path as one would type it here; outside of the current folder, its name alone."""
     relative = os.path.relpath(path.resolve(), Path.cwd())
     return path.name if relative.startswith("..") else relative
-
-
-def _merge_looks(known: Mapping[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
-    """A task's models of earlier sittings beside those of this folder, which go before them."""
-    if known is None or known["views"] != new["views"]:
-        return new  # of other pictures
-    ours = {(model["arm"], model["seed"]) for model in new["models"]}
-    kept = [model for model in known["models"] if (model["arm"], model["seed"]) not in ours]
-    return new | {"models": kept + new["models"]}
 
 
 def _looks(study: Protocol, out: Path, summary: Summary) -> dict[str, Any]:
@@ -213,8 +225,9 @@ def _looks(study: Protocol, out: Path, summary: Summary) -> dict[str, Any]:
     for task in study.tasks:
         found = {}
         for record in summary.records:
-            folder = out / record.task / record.arm / f"seed_{record.seed}"
-            if record.task == task.name and record.algo == LAPO and (folder / jobs.JOB).is_file():
+            folder = out / record.name
+            done = all((folder / file).is_file() for file in (jobs.JOB, jobs.RESULT))
+            if record.task == task.name and record.algo == LAPO and done:
                 checkpoint = jobs.last_checkpoint(folder)
                 if checkpoint.is_file():
                     found[record.arm, record.seed] = checkpoint

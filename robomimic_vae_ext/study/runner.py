@@ -91,7 +91,8 @@ def _report(study: Protocol, out: Path, docs: Path, merge: Sequence[Path]) -> in
     elsewhere = published.read(study, merge).records
     done = sum(name in elsewhere or (out / name / jobs.RESULT).exists() for name in names)
     if done < len(names):
-        print(f"{done} of {len(names)} jobs have results; --report writes what there is")
+        same = " with the same --merge" if merge else ""
+        print(f"{done} of {len(names)} jobs have results; --report{same} writes what there is")
         return 0
     from robomimic_vae_ext.study import results
 

@@ -3,8 +3,7 @@
 A gradient says where Q is sensitive to noise, not what it has understood there; so the cubes also
 swap their colours, which turns a rewarded step into one that is not.
 
-For LAPO, whose encoder and critic are called directly: algorithms answer for values without a
-gradient.
+For LAPO, whose `mixed_q` keeps its graph; other algorithms answer for values without one.
 """
 
 from __future__ import annotations

@@ -104,7 +104,20 @@ def _train(job: Job, folder: Path, cuda: bool) -> dict[str, Any]:
     with _own_threads():
         training.train(flags)
     checkpoints(job, folder)  # all there?
-    return {"seconds": _training_seconds(folder)}
+    return {"seconds": _training_seconds(folder), "precision": _precision(job, cuda)}
+
+
+def _precision(job: Job, cuda: bool) -> str:
+    """What the encoder's convolutions train in: on `auto`, LAPO's depends on the machine."""
+    import torch
+
+    from robomimic_vae_ext import training
+    from robomimic_vae_ext.lapo import speed
+
+    algo = training.config_from(job.config, job.name).algo
+    choice = algo["speed"].bf16_encoder if "speed" in algo else "off"
+    device = torch.device("cuda" if cuda else "cpu")
+    return "bfloat16" if speed.wants_bf16(choice, device) else "float32"
 
 
 @contextlib.contextmanager
@@ -205,6 +218,7 @@ def _result(job: Job, folder: Path, train: Any, measured: Any, rollouts: Any) ->
         "algo": config["algo_name"],
         "steps": job.steps,
         "batch_size": job.batch_size,
+        "precision": train["precision"],
         "curve": measured["curve"],
         "rollouts": rollouts["rollouts"],
         "action_error": measured["action_error"],

@@ -66,7 +66,7 @@ def result(task: str, arm: str, seed: int, noise: float = 0.1) -> dict[str, Any]
     returns = (rng.uniform(size=400) < (q if arm == "critic" else 0.5 * q)) * 0.9
     return {
         "task": task, "arm": arm, "seed": seed, "settings": "", "algo": ARMS[arm], "steps": STEPS,
-        "batch_size": 64, "curve": curve,
+        "batch_size": 64, "precision": "float32", "curve": curve,
         "rollouts": [
             _rollout(rng, step, n, rate, has_q)
             for step, n in ((STEPS - 2 * EVERY, 20), (STEPS - EVERY, 20), (STEPS, 50))
@@ -96,8 +96,13 @@ def write_results(
     """Results of all jobs of a study but some."""
     for job in plan.all_jobs(study):
         if (job.task, job.arm, job.seed) not in leave_out:
-            settings = {"settings": job.settings}
-            write_result(out, result(job.task, job.arm, job.seed) | settings)
+            write_result(out, result(job.task, job.arm, job.seed) | {"settings": job.settings})
+
+
+def write_job(out: Path, study: protocol.Protocol, task: str, arm: str, seed: int) -> Path:
+    """The result.json of one job of a study."""
+    (job,) = [job for job in plan.all_jobs(study) if job.name == f"{task}/{arm}/seed_{seed}"]
+    return write_result(out, result(task, arm, seed) | {"settings": job.settings})
 
 
 def write_result(out: Path, values: dict[str, Any]) -> Path:

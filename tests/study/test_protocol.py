@@ -138,6 +138,13 @@ def test_what_robomimic_or_the_collector_refuse_is_refused_before_anything_is_ma
     assert "\n" not in str(caught.value)
 
 
+def test_an_algorithm_that_does_not_exist_is_named_with_its_arm(write_study: Any) -> None:
+    study = read_protocol(write_study(VALUES))
+    (study.path.parent / "bc.json").write_text('{"algo_name": "bcc"}')
+    with pytest.raises(ConfigError, match=r"arms\.bc \(bc\.json .*\): algorithm 'bcc'"):
+        plan.check_configs(study)
+
+
 def test_jobs_are_balanced_and_hold_the_whole_config(write_study: Any, tmp_path: Path) -> None:
     study = read_protocol(write_study(VALUES))
     jobs = plan.all_jobs(study)

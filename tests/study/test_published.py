@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,7 +45,8 @@ def test_sittings_add_up(study: protocol.Protocol, tmp_path: Path) -> None:
 def test_what_only_the_first_sitting_knew_is_kept(study: protocol.Protocol, tmp_path: Path) -> None:
     first = sitting(study, tmp_path / "first", *SITTINGS[0])
     data = json.loads(first.read_text())
-    look = {"views": 1, "pixels": [0.1, 0.1, 0.8], "models": []}
+    model = {"arm": "vae", "seed": 1, "swap": 0.1, "shares": [0.2, 0.2, 0.6]}
+    look = {"views": 1, "pixels": [0.1, 0.1, 0.8], "models": [model]}
     data["saliency"]["play_lift"] = look
     data["manifest"]["demonstrations"]["play_lift"] = {"episodes": 9, "successes": 4}
     first.write_text(json.dumps(data))
@@ -53,7 +55,8 @@ def test_what_only_the_first_sitting_knew_is_kept(study: protocol.Protocol, tmp_
     )
     assert second["saliency"] == {"play_lift": look}
     assert second["manifest"]["demonstrations"] == {
-        "play_lift": {"episodes": 9, "successes": 4}, "own": {"episodes": 4, "successes": 1},
+        "play_lift": {"episodes": 9, "successes": 4},
+        "own": {"episodes": 4, "successes": 1, "constant_error": None},
     }  # fmt: skip
 
 
@@ -100,6 +103,66 @@ def test_models_of_all_sittings_are_compared(
     assert drawn[1:] == [["vae", "critic", "joint"]]
 
 
+def test_a_merged_job_may_have_been_begun_here(study: protocol.Protocol, tmp_path: Path) -> None:
+    first = sitting(study, tmp_path / "first", *SITTINGS[0])
+    job = next(job for job in plan.all_jobs(study) if job.name == "own/joint/seed_3")
+    folder = tmp_path / "second" / "runs" / job.name
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text(json.dumps(asdict(job)))
+    both = json.loads(sitting(study, tmp_path / "second", *SITTINGS[1], merge=[first]).read_text())
+    assert both["manifest"]["jobs"]["done"] == 3
+
+
+def test_several_files_add_up(study: protocol.Protocol, tmp_path: Path) -> None:
+    """What only one of them knows is kept, whichever comes first; unplanned models are not."""
+
+    def model(arm: str, seed: int) -> dict[str, Any]:
+        return {"arm": arm, "seed": seed, "swap": 0.1, "shares": [0.2, 0.2, 0.6]}
+
+    files = []
+    for name, models, demos in (
+        ("a", [model("vae", 1), model("gone", 1)], {"play_lift": {"episodes": 9}, "own": None}),
+        ("b", [model("critic", 1), model("vae", 99)], {"play_lift": None, "own": {"episodes": 4}}),
+    ):
+        look = {"views": 3, "pixels": [0.1, 0.1, 0.8], "models": models}
+        saliency = {"play_lift": look, "gone": look}
+        values = {"manifest": {"demonstrations": demos}, "saliency": saliency, "records": []}
+        files.append(tmp_path / f"{name}.json")
+        files[-1].write_text(json.dumps(values))
+    for order in (files, files[::-1]):
+        found = published.read(study, order)
+        assert found.demonstrations == {"play_lift": {"episodes": 9}, "own": {"episodes": 4}}
+        (look,) = found.saliency.values()
+        assert {(m["arm"], m["seed"]) for m in look["models"]} == {("vae", 1), ("critic", 1)}
+
+
+def test_models_that_looked_at_other_pictures_give_way(caplog: pytest.LogCaptureFixture) -> None:
+    known = {"views": 3, "pixels": [0.1, 0.1, 0.8], "models": [{"arm": "vae", "seed": 1}]}
+    new = {"views": 3, "pixels": [0.1, 0.2, 0.7], "models": [{"arm": "critic", "seed": 1}]}
+    assert published.merge_looks(known, new) == new and "other pictures" in caplog.text
+    same = published.merge_looks(known, known | {"models": new["models"]})
+    assert [m["arm"] for m in same["models"]] == ["vae", "critic"]
+
+
+def test_settings_are_those_of_no_machine(study: protocol.Protocol, tmp_path: Path) -> None:
+    """Paths and the device do not matter; what a dataset was collected with does."""
+    job = plan.all_jobs(study)[0]
+
+    def settings(**changes: Any) -> str:
+        return replace(job, **changes).settings
+
+    assert settings(dataset="elsewhere/" + Path(job.dataset).name) == job.settings
+    train = job.config["train"]
+    moved = {**train, "data": "x.hdf5", "output_dir": "y", "cuda": True}
+    assert settings(config={**job.config, "train": moved}) == job.settings
+    others = [
+        settings(config={**job.config, "train": {**train, "batch_size": 1}}),
+        settings(collect={"env": "PlayLift", "n": 11}),
+        settings(dataset="other.hdf5"),
+    ]
+    assert len({job.settings, *others}) == 4
+
+
 def test_merged_jobs_are_not_run_again(
     study: protocol.Protocol,
     tmp_path: Path,
@@ -137,7 +200,13 @@ def test_results_of_other_settings_are_refused(study: protocol.Protocol, tmp_pat
     }
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"records": [{}]}'])
+EMPTY = {"manifest": {}, "saliency": {}, "records": []}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [None, "{", "[]", '{"records": [{}]}', json.dumps(EMPTY), json.dumps(EMPTY | {"saliency": 1})],
+)
 def test_files_that_are_no_results(study: protocol.Protocol, tmp_path: Path, text: Any) -> None:
     path = tmp_path / "results.json"
     if text is not None:

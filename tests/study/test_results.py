@@ -7,11 +7,13 @@ import json
 import math
 from pathlib import Path
 
+import h5py
 import matplotlib.image
+import numpy as np
 import pytest
 
-from robomimic_vae_ext.errors import DatasetError
-from robomimic_vae_ext.study import claims, page, records, results, study_plots
+from robomimic_vae_ext.errors import ConfigError, DatasetError
+from robomimic_vae_ext.study import claims, page, records, results, study_plots, tables
 from robomimic_vae_ext.study.statistics import Estimate
 from tests.study import synthetic
 
@@ -73,7 +75,7 @@ def test_the_page_says_what_is_missing_and_fills_the_readme(written: tuple[Path,
     assert "`own`, `joint`: 2 of 5 seeds (3, 5)" in text
     assert "1 of 4 demonstrations succeed" in text
     readme = (folder / "README.md").read_text()
-    assert readme.startswith("before\n<!-- results -->\n\nThe modest end")
+    assert readme.startswith("before\n<!-- results -->\n\n| task | arm | seeds |")
     assert readme.endswith("<!-- end -->\nafter\n") and "former" not in readme
     assert str(folder) not in text + (folder / "docs" / "results.json").read_text()
 
@@ -96,7 +98,7 @@ def test_the_claims_are_asked_of_the_arms_that_the_study_names(written: tuple[Pa
     data["manifest"]["study"]["claims_of"] = ["critic", "joint"]
     text = claims.table(results.summary_of(data))
     rows = [line.split(" | ") for line in text.splitlines()[2:]]
-    assert [row[2] for row in rows] == ["`critic`", "`joint`"] * 2 * len(claims.CLAIMS)
+    assert [row[1] for row in rows] == ["`critic`", "`joint`"] * 2
     assert rows[0][3] != rows[1][3]
 
 
@@ -133,30 +135,64 @@ def test_a_study_that_has_barely_begun(tmp_path: Path) -> None:
     """One seed of two arms: no interval, nothing decided, nothing invented."""
     study = synthetic.write_study(tmp_path)
     for arm in ("vae", "bc"):
-        synthetic.write_result(tmp_path / "runs", synthetic.result("own", arm, 1))
+        synthetic.write_job(tmp_path / "runs", study, "own", arm, 1)
     printed = results.write_results(study, tmp_path / "runs", tmp_path / "docs")
     assert "2 of 50 jobs" in printed
-    assert "| yes |" not in printed and "| no |" not in printed
+    assert "**yes**" not in printed and "**no**" not in printed and "not measured" in printed
     text = (tmp_path / "docs" / "results.md").read_text()
     assert "No job of this task is done." in text and "0.125 (" not in text
     assert "| `vae` | 1 | 0.125 | 0.125 | 2,000 |" in text
 
 
-def test_results_of_other_studies_and_lengths_are_told(tmp_path: Path) -> None:
+def test_results_of_other_studies_are_told(tmp_path: Path) -> None:
     study = synthetic.write_study(tmp_path)
-    short = synthetic.result("own", "vae", 1) | {"steps": 1000}
-    synthetic.write_result(tmp_path / "runs", short)
+    synthetic.write_job(tmp_path / "runs", study, "own", "vae", 1)
     synthetic.write_result(tmp_path / "runs", synthetic.result("own", "vae", 2) | {"arm": "other"})
     manifest = results.gather(study, tmp_path / "runs", tmp_path / "docs")["manifest"]
-    assert manifest["other_lengths"] == ["own/vae/seed_1: 1000 steps"]
     assert manifest["jobs"] == {"planned": 50, "done": 1, "not_of_this_study": 1}
+
+
+def test_results_of_other_settings_are_refused_here_too(tmp_path: Path) -> None:
+    study = synthetic.write_study(tmp_path)
+    synthetic.write_result(tmp_path / "runs", synthetic.result("own", "vae", 1))
+    with pytest.raises(ConfigError, match="own/vae/seed_1 was run with other settings"):
+        results.gather(study, tmp_path / "runs", tmp_path / "docs")
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_published_result_is_not_replaced_by_one_that_holds_less(tmp_path: Path) -> None:
+    study = synthetic.write_study(tmp_path)
+    for folder, arm in (("first", "vae"), ("second", "critic")):
+        synthetic.write_job(tmp_path / folder, study, "own", arm, 1)
+    docs = tmp_path / "docs"
+    results.write_results(study, tmp_path / "first", docs)
+    before = (docs / "results.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"1 results that would be lost.*Add --merge"):
+        results.write_results(study, tmp_path / "second", docs)
+    assert (docs / "results.json").read_bytes() == before
+    results.write_results(study, tmp_path / "second", docs, [docs / "results.json"])
+    written = json.loads((docs / "results.json").read_text())
+    assert [record["arm"] for record in written["records"]] == ["critic", "vae"]
+    assert written["manifest"]["command"].endswith("--merge results.json")
+
+
+def test_machines_that_train_otherwise_are_told(written: tuple[Path, str]) -> None:
+    folder, _ = written
+    data = json.loads((folder / "docs" / "results.json").read_text())
+    assert "trained in float32 (`vae`, `critic`" in page.document(
+        results.summary_of(data), data, [], None
+    )
+    data["records"][-1]["precision"] = "bfloat16"
+    arm = data["records"][-1]["arm"]
+    text = page.document(results.summary_of(data), data, [], None)
+    assert f"bfloat16 in some jobs and float32 (`{arm}`)" in text
 
 
 def test_errors_are_one_sentence(tmp_path: Path) -> None:
     study = synthetic.write_study(tmp_path)
     with pytest.raises(DatasetError, match="holds no result of study 'made_up'"):
         results.gather(study, tmp_path / "runs", tmp_path / "docs")
-    path = synthetic.write_result(tmp_path / "runs", synthetic.result("own", "vae", 1))
+    path = synthetic.write_job(tmp_path / "runs", study, "own", "vae", 1)
     path.write_text(path.read_text().replace('"successes": ', '"successes": 9'))
     with pytest.raises(DatasetError, match="do not fit the list of episodes"):
         results.gather(study, tmp_path / "runs", tmp_path / "docs")
@@ -196,6 +232,45 @@ def test_an_interval_decides(
     estimate = Estimate(3.5, low, high, 5)
     assert claims.Claim("", "speed_up", 3.0, True).holds(estimate) == at_least
     assert claims.Claim("", "value_error", 2.95, False).holds(estimate) == at_most
+
+
+def test_no_success_can_be_half_as_much_again_as_nearly_all(written: tuple[Path, str]) -> None:
+    folder, _ = written
+    data = json.loads((folder / "docs" / "results.json").read_text())
+    claim = claims.CLAIMS[-1]
+    assert "out of reach" not in claim.verdict(results.summary_of(data), "own", "critic")
+    for values in data["records"]:
+        if values["arm"] == "vae":
+            values["rollouts"][-1]["success"] = "1" * 50
+    assert claim.verdict(results.summary_of(data), "own", "critic").endswith("**out of reach**")
+
+
+def test_success_by_seed(written: tuple[Path, str]) -> None:
+    folder, _ = written
+    summary = results.summary_of(json.loads((folder / "docs" / "results.json").read_text()))
+    table = tables.by_seed(summary, "own", ("vae", "joint"))
+    vae, joint = (line.strip("| ").split(" | ") for line in table.splitlines()[2:])
+    rates = summary.values("own", "joint", "success_final")
+    assert joint[1:6] == [f"{rates[s]:.3g}" if s in rates else "–" for s in (1, 2, 3, 4, 5)]
+    above = sum(rates[s] > summary.values("own", "vae", "success_final")[s] for s in rates)
+    equal = sum(rates[s] == summary.values("own", "vae", "success_final")[s] for s in rates)
+    assert joint[6] == f"{above} of 3, {equal} equal" and vae[6] == "–"
+
+
+def test_a_dataset_in_numbers(tmp_path: Path) -> None:
+    """Returns 0.25, 0.5, 1 and 0, 0, 0: variance about their mean 7/24."""
+    path = tmp_path / "data.hdf5"
+    with h5py.File(path, "w") as file:
+        for name, last in (("demo_0", 1.0), ("demo_1", 0.0), ("demo_2", 1.0)):
+            file[f"data/{name}/rewards"] = np.array([0.0, 0.0, last])
+        file["mask/valid"] = np.array([b"demo_0", b"demo_1"])
+    found = results.describe(path, 0.5)
+    values = np.array([0.25, 0.5, 1.0, 0.0, 0.0, 0.0])
+    constant = np.mean((values - 7 / 24) ** 2)
+    assert found is not None and found["constant_error"] == pytest.approx(constant, rel=1e-3)
+    assert (found["episodes"], found["successes"]) == (3, 2)
+    assert results.describe(tmp_path / "none.hdf5", 0.5) is None
+    assert (results.describe(path, None) or {})["constant_error"] is None
 
 
 def test_sentences_fit_any_outcome(written: tuple[Path, str]) -> None:

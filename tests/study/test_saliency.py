@@ -85,16 +85,11 @@ def test_swapping_colours_is_its_own_inverse(play: Path) -> None:
 def linear(weights: torch.Tensor) -> Any:
     """A model whose Q is a weighted sum of the first camera's picture (3, H, W)."""
 
-    def encode(obs: dict[str, torch.Tensor]) -> torch.Tensor:
-        return (obs[saliency.CAMERA].squeeze(1) * weights).flatten(1).sum(dim=1)
+    def mixed_q(obs: dict[str, torch.Tensor], actions: torch.Tensor) -> torch.Tensor:
+        return (obs[saliency.CAMERA] * weights).flatten(1).sum(dim=1)
 
-    critic = SimpleNamespace(q_values=lambda features, _: torch.stack([features, features]))
     return SimpleNamespace(
-        obs_shapes={saliency.CAMERA: None},
-        device=torch.device("cpu"),
-        encode=encode,
-        nets={"critic": critic},
-        algo_config=SimpleNamespace(critic=SimpleNamespace(doubleq_min=1.0)),
+        obs_shapes={saliency.CAMERA: None}, device=torch.device("cpu"), mixed_q=mixed_q
     )
 
 
@@ -140,6 +135,10 @@ def test_models_of_a_task_in_numbers_and_a_figure(
 
 
 def _value(model: Any, view: saliency.View) -> float:
-    """Q by the algorithm's own function."""
-    obs = {key: saliency.measure.process(view.obs[key], key, model) for key in model.obs_shapes}
-    return float(model.get_state_action_value(obs, torch.from_numpy(view.action).float()))
+    """Q by the algorithm's own networks: the smaller one of both critics."""
+    keys = model.obs_shapes
+    obs = {key: saliency.measure.process(view.obs[key], key, model)[:, None] for key in keys}
+    with torch.no_grad():
+        features = model.encode(obs)
+        q = model.nets["critic"].q_values(features, torch.from_numpy(view.action).float())
+    return float(q.min())

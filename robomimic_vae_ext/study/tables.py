@@ -1,0 +1,163 @@
+"""The tables of a study's page, each from the summary of its finished jobs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from robomimic_vae_ext import markdown
+from robomimic_vae_ext.study import claims, formatting, statistics
+from robomimic_vae_ext.study.summary import Summary
+
+#: Measure and head of its column.
+VALUES: Final = (
+    ("critic_error_final", "held-out Q error, final"),
+    ("critic_error_best", "best"),
+    ("steps_to_reference", "steps to the reference's best"),
+    ("auc_final", "AUC"),
+    ("value_error", "Q error in rollouts"),
+    ("q_start", "Q at the start"),
+    ("return_start", "return from the start"),
+)
+POLICY: Final = (
+    ("success_final", "success, final"),
+    ("success_last3", "last three"),
+    ("success_max", "max"),
+    ("length_final", "length of an episode"),
+    ("action_error", "held-out action error of the CVAE"),
+    ("seconds_train", "seconds of training"),
+)
+
+
+def overview(summary: Summary, task: str, arms: Sequence[str]) -> str:
+    """What matters most of every arm, with its success beside the reference's."""
+    reference = summary.reference
+    rows = []
+    for arm in arms:
+        last = [record.rollouts[-1] for record in summary.of(task, arm) if record.rollouts]
+        better = summary.difference(task, arm, reference, "success_final")
+        rows.append((
+            f"`{arm}`",
+            str(len(summary.of(task, arm))),
+            f"{sum(r.success.count('1') for r in last)} of {sum(len(r.success) for r in last)}",
+            formatting.NOTHING if arm == reference else formatting.with_interval(better, 2),
+            *(_cell(summary, task, arm, measure, 2)
+              for measure in ("critic_error_final", "value_error", "auc_final")),
+        ))  # fmt: skip
+    head = ("arm", "seeds", "success", f"- `{reference}`", "held-out Q error",
+            "Q error in rollouts", "AUC")  # fmt: skip
+    return markdown.table(head, rows)
+
+
+def by_seed(summary: Summary, task: str, arms: Sequence[str]) -> str:
+    """Final success of every seed, and in how many of them an arm is above the reference."""
+    rows = []
+    rates = {arm: summary.values(task, arm, "success_final") for arm in arms}
+    for arm in arms:
+        pairs = [
+            (rate, rates[summary.reference][seed])
+            for seed, rate in rates[arm].items()
+            if seed in rates.get(summary.reference, {})
+        ]
+        counts = (sum(a > b for a, b in pairs), sum(a == b for a, b in pairs))
+        same = arm == summary.reference or not pairs
+        rows.append((
+            f"`{arm}`",
+            *(formatting.number(rates[arm].get(seed)) for seed in summary.seeds),
+            formatting.NOTHING if same else f"{counts[0]} of {len(pairs)}, {counts[1]} equal",
+        ))  # fmt: skip
+    head = ("arm", *(f"seed {seed}" for seed in summary.seeds), f"above `{summary.reference}`")
+    return markdown.table(head, rows)
+
+
+def measures(
+    summary: Summary, task: str, arms: Sequence[str], columns: Sequence[tuple[str, str]]
+) -> str:
+    """Some measures of every arm: mean or median over its seeds, with intervals."""
+    rows = []
+    for arm in arms:
+        cells = [_cell(summary, task, arm, measure) for measure, _ in columns]
+        rows.append((f"`{arm}`", str(len(summary.of(task, arm))), *cells))
+    return markdown.table(("arm", "seeds", *(head for _, head in columns)), rows)
+
+
+def _cell(summary: Summary, task: str, arm: str, measure: str, digits: int = 3) -> str:
+    text = formatting.with_interval(summary.estimate(task, arm, measure), digits)
+    if measure != "steps_to_reference" or text == formatting.NOTHING:
+        return text
+    values = summary.values(task, arm, measure).values()
+    never = sum(math.isinf(value) for value in values)
+    return f"{text}, {never} of {len(values)} never" if never else text
+
+
+def policy(summary: Summary, task: str, arms: Sequence[str]) -> str:
+    """What the final policies of every arm do, and what their training took."""
+    rows = []
+    for arm in arms:
+        found = summary.of(task, arm)
+        last = [record.rollouts[-1] for record in found if record.rollouts]
+        known = [rollout for rollout in last if rollout.failures is not None]
+        episodes = sum(len(rollout.success) for rollout in known)
+        failed = sum(rollout.failures or 0 for rollout in known)
+        steps = sorted({record.steps for record in found})
+        rows.append((
+            f"`{arm}`",
+            ", ".join(f"{count:,}" for count in steps),
+            f"{sum(r.success.count('1') for r in last)} of {sum(len(r.success) for r in last)}",
+            *(_cell(summary, task, arm, measure) for measure, _ in POLICY),
+            f"{failed} of {episodes}" if known else formatting.NOTHING,
+        ))  # fmt: skip
+    heads = [head for _, head in POLICY]
+    return markdown.table(
+        ("arm", "gradient steps", "final episodes that succeed", *heads, "final failures"), rows
+    )
+
+
+def comparisons(summary: Summary, task: str, arms: Sequence[str]) -> str:
+    """Every arm against the reference, and against the other algorithms."""
+    reference = summary.reference
+    rivals = [reference, *(arm for arm in summary.baselines if arm in arms)]
+    rows = []
+    for arm in arms:
+        if arm == reference:
+            continue
+        speed = summary.estimate(task, arm, "speed_up")
+        text = claims.speed_text(speed)
+        bounds = claims.speed_interval(speed)
+        rows.append((
+            f"`{arm}`",
+            text if bounds == formatting.NOTHING else f"{text} ({bounds})",
+            *(
+                formatting.with_interval(summary.ratio(task, arm, reference, measure))
+                for measure in ("critic_error_final", "value_error", "success_final")
+            ),
+            *(
+                formatting.NOTHING
+                if arm == rival
+                else formatting.with_interval(summary.difference(task, arm, rival, "success_final"))
+                for rival in rivals
+            ),
+        ))  # fmt: skip
+    head = (
+        "arm", f"times fewer steps than `{reference}`", "held-out Q error / its",
+        "Q error in rollouts / its", "success / its", *(f"success - `{r}`" for r in rivals),
+    )  # fmt: skip
+    return markdown.table(head, rows)
+
+
+def saliency(summary: Summary, found: Mapping[str, Any]) -> str:
+    """Shares of the gradient, and what swapping the colours does to Q."""
+    rows = [("all pixels alike", "", *(formatting.number(x) for x in found["pixels"]), "")]
+    for arm in summary.arms:
+        models = [model for model in found["models"] if model["arm"] == arm]
+        if not models:
+            continue
+        columns = [*zip(*(model["shares"] for model in models), strict=True)]
+        columns.append(tuple(model["swap"] for model in models))
+        cells = [formatting.with_interval(statistics.mean(column)) for column in columns]
+        rows.append((f"`{arm}`", str(len(models)), *cells))
+    head = ("arm", "seeds", "around the red cube", "around the green cube", "elsewhere",
+            "change of Q when the colours are swapped")  # fmt: skip
+    table = markdown.table(head, rows)
+    return f"{table}\n\nHeld-out pictures: {found['views']}; means over them and the seeds."

@@ -171,7 +171,7 @@ def prepare(study: Protocol, out: Path, selected: set[str], workers: int) -> lis
         folder = out / job.name
         folder.mkdir(parents=True, exist_ok=True)
         files.write_json(folder / jobs.JOB, asdict(job))
-    (out / "study.json").write_text(study.path.read_text(encoding="utf-8"), encoding="utf-8")
+    files.write_text(out / "study.json", study.path.read_text(encoding="utf-8"))
     return every
 
 

@@ -45,7 +45,7 @@ def overview(summary: Summary, task: str, arms: Sequence[str]) -> str:
             *(_cell(summary, task, arm, measure, 2)
               for measure in ("critic_error_final", "value_error", "auc_final")),
         ))  # fmt: skip
-    head = ("arm", "seeds", "success", f"- `{reference}`", "held-out Q error",
+    head = ("arm", "seeds", "success", f"minus `{reference}`", "held-out Q error",
             "Q error in rollouts", "AUC")  # fmt: skip
     return markdown.table(head, rows)
 

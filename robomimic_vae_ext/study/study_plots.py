@@ -26,6 +26,8 @@ BINS: Final = 8  # of Q, with the same number of steps in each
 DPI: Final = 110
 VIEWS: Final = 3  # rows of the saliency figure
 
+Demonstrations = Mapping[str, Mapping[str, Any] | None]
+
 
 class Figure(NamedTuple):
     """A file beside the page, and what it shows."""
@@ -34,20 +36,18 @@ class Figure(NamedTuple):
     text: str
 
 
-def all_figures(
-    summary: Summary, demonstrations: Mapping[str, Mapping[str, int] | None], docs: Path
-) -> list[Figure]:
+def all_figures(summary: Summary, demonstrations: Demonstrations, docs: Path) -> list[Figure]:
     """Draw every figure for which there is anything to draw.
 
     Args:
         summary: of the finished jobs.
-        demonstrations: task to `episodes` and `successes` of its dataset, or None.
+        demonstrations: task to what `results.describe` says of its dataset, or None.
         docs: folder to write to.
     """
     docs.mkdir(parents=True, exist_ok=True)
     drawn = []
     if any(record.errors[1] for record in summary.records):
-        drawn.append(learning_curves(summary, docs))
+        drawn.append(learning_curves(summary, demonstrations, docs))
     if any(record.q for record in summary.records):
         drawn.append(calibration(summary, docs))
     if any(record.rollouts for record in summary.records):
@@ -55,7 +55,7 @@ def all_figures(
     return drawn
 
 
-def learning_curves(summary: Summary, docs: Path) -> Figure:
+def learning_curves(summary: Summary, demonstrations: Demonstrations, docs: Path) -> Figure:
     """Held-out Q error and AUC against gradient steps, a column for each task."""
     figure, grid = _grid(summary, rows=2, height=6.4)
     rows = (("critic_error", "held-out Q error", "log"), ("auc", "AUC of Q for success", "linear"))
@@ -65,13 +65,19 @@ def learning_curves(summary: Summary, docs: Path) -> Figure:
                 _band(axis, summary.of(task, arm), measure, _look(summary, arm), arm)
                 for arm in summary.arms
             ]
+            constant = (demonstrations.get(task) or {}).get("constant_error")
+            if measure == "critic_error" and constant is not None and any(drawn):
+                axis.axhline(constant, color="0.3", linewidth=1, label="best constant")
             axis.set(xlabel="gradient steps", xlim=(0, None))
             if scale == "log" and any(drawn):
                 _logarithmic(axis.yaxis)
             _finish(axis, any(drawn))
         axes[0].set_ylabel(label)
     _titles(summary, grid[0])
-    text = "Learning curves: mean over seeds, the band from the smallest to the largest seed."
+    text = (
+        "Learning curves: mean over seeds, the band from the smallest to the largest seed. Grey: "
+        "the error of the best Q that is the same everywhere."
+    )
     return _save(figure, docs, "results_curves.png", text)
 
 
@@ -103,9 +109,7 @@ def calibration(summary: Summary, docs: Path) -> Figure:
     return _save(figure, docs, "results_values.png", text)
 
 
-def success_bars(
-    summary: Summary, demonstrations: Mapping[str, Mapping[str, int] | None], docs: Path
-) -> Figure:
+def success_bars(summary: Summary, demonstrations: Demonstrations, docs: Path) -> Figure:
     """Final success with intervals; seeds as dots, demonstrations as a dashed line."""
     figure, grid = _grid(summary, rows=1, height=4.0)
     for axis, task in zip(grid[0], summary.tasks, strict=True):
@@ -113,7 +117,8 @@ def success_bars(
             estimate = summary.estimate(task, arm, "success_final")
             if estimate is None:
                 continue
-            axis.bar(x, estimate.value, color=_look(summary, arm)["color"], alpha=0.55, width=0.7)
+            colour, hatch = _look(summary, arm)["color"], "//" if x >= len(PALETTE) else None
+            axis.bar(x, estimate.value, color=colour, alpha=0.55, width=0.7, hatch=hatch)
             if estimate.low is not None and estimate.high is not None:
                 error = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
                 axis.errorbar(x, estimate.value, error, color="0.15", capsize=4)

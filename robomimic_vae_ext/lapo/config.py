@@ -66,11 +66,12 @@ class LAPOConfig(base_config.BaseConfig):
             params.learning_rate.step_every_batch = False  # robomimic 0.5.0; else every epoch
 
         # ---- the shared observation encoder ----
-        # Who trains it. critic: critic optimizer owns it, CVAE and actor see detached features.
-        # vae: the CVAE optimizer owns it and its zero_grad throws the critic's gradient away (the
-        # bug, kept as an arm to compare with). joint: critic optimizer owns it, the CVAE's
-        # gradient arrives too, times vae_grad_scale. frozen: nobody.
-        algo.encoder.owner = "critic"
+        # Who trains it. critic: critic optimizer owns it, CVAE and actor see detached features (the
+        # fix). joint: critic optimizer owns it, the CVAE's gradient arrives too, times
+        # vae_grad_scale; the default, since it had the fix's values and the best policies of the
+        # four in docs/results.md. vae: the CVAE optimizer owns it and its zero_grad throws the
+        # critic's gradient away (the bug, kept as an arm to compare with). frozen: nobody.
+        algo.encoder.owner = "joint"
         algo.encoder.vae_grad_scale = 1.0  # joint only; 0 is `critic`, 1 the plain sum
         # joint only. A number r in place of that scale: in every step the CVAE's gradient at the
         # features is scaled to r times the norm of the critic's there, whatever the losses' units.

@@ -115,9 +115,9 @@ def policy(summary: Summary, task: str, arms: Sequence[str]) -> str:
 
 
 def comparisons(summary: Summary, task: str, arms: Sequence[str]) -> str:
-    """Every arm against the reference, and against the other algorithms."""
+    """Every arm against the reference, the arms of the claims, and the other algorithms."""
     reference = summary.reference
-    rivals = [reference, *(arm for arm in summary.baselines if arm in arms)]
+    rivals = [reference, *(a for a in (*summary.fixes, *summary.baselines) if a in arms)]
     rows = []
     for arm in arms:
         if arm == reference:

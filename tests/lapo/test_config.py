@@ -124,7 +124,7 @@ def test_fixed_and_unfixed_differ_in_the_owner_alone(kind: str) -> None:
         ({"algo": {"replay": {"folder": 3}}}, "algo.replay.folder is 3"),
         ({"algo": {"encoder": {"owner": "joint", "vae_grad_norm": 0}}}, "vae_grad_norm is 0"),
         ({"algo": {"encoder": {"owner": "joint", "vae_grad_norm": "a"}}}, "vae_grad_norm is 'a'"),
-        ({"algo": {"encoder": {"vae_grad_norm": 1.0}}}, "'critic', not 'joint'"),
+        ({"algo": {"encoder": {"owner": "critic", "vae_grad_norm": 1}}}, "'critic', not 'joint'"),
         (
             {"algo": {"encoder": {"owner": "joint", "vae_grad_norm": 1, "vae_grad_scale": 0.5}}},
             "beside another algo.encoder.vae_grad_scale",

@@ -67,7 +67,7 @@ class Claim:
         holds = self.holds(found)
         reference = summary.estimate(task, summary.reference, self.measure)
         if holds != "yes" and reference is not None and reference.value * self.bound > self.most:
-            holds = "out of reach"
+            holds += ", out of reach"
         return (text if bounds == formatting.NOTHING else f"{text} ({bounds})") + f": **{holds}**"
 
 

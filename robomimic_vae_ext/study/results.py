@@ -81,7 +81,8 @@ def publish(data: Mapping[str, Any], docs: Path) -> str:
     old = document.read_text(encoding="utf-8") if document.is_file() else ""
     kept = markdown.between(old, page.DISCUSSION)
     files.write_text(document, page.document(summary, data, figures, kept))
-    markdown.fill(docs.resolve().parent / "README.md", README_MARKER, page.short(summary))
+    readme = f"{page.status(summary)}\n\n{page.short(summary)}"
+    markdown.fill(docs.resolve().parent / "README.md", README_MARKER, readme)
     return f"{claims.table(summary)}\n\n{page.status(summary)}"
 
 

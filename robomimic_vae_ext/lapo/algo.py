@@ -124,7 +124,7 @@ class LAPO(interface.Interface):
             )
         self._check_ownership()
         branch = self.algo_config.encoder.policy_branch
-        if (self.owner != "critic" or branch) and not list(self.obs_encoder.parameters()):
+        if (self.owner in ("vae", "frozen") or branch) and not list(self.obs_encoder.parameters()):
             logger.warning(
                 "algo.encoder.%s changes nothing: the encoder has no weights (no images)",
                 "policy_branch" if branch else f"owner = {self.owner}",

@@ -61,14 +61,12 @@ class Claim:
         found = self.estimate(summary, task, arm)
         if found is None:
             return NOT_MEASURED
-        speed = self.measure == "speed_up"
-        text = speed_text(found) if speed else _times(found)
-        bounds = speed_interval(found) if speed else formatting.interval(found)
+        text = speed(found) if self.measure == "speed_up" else _times(found)
         holds = self.holds(found)
         reference = summary.estimate(task, summary.reference, self.measure)
         if holds != "yes" and reference is not None and reference.value * self.bound > self.most:
             holds += ", out of reach"
-        return (text if bounds == formatting.NOTHING else f"{text} ({bounds})") + f": **{holds}**"
+        return f"{text}: **{holds}**"
 
 
 #: "Q error 0.8 -> 0.2-0.3" is 0.25 to 0.375 of what it was.
@@ -94,21 +92,21 @@ def _rows(summary: Summary) -> Iterator[tuple[str, ...]]:
         yield f"`{task}`", f"`{arm}`", str(both.seeds if both else 0), *verdicts
 
 
-def _times(estimate: Estimate | None) -> str:
-    text = formatting.number(estimate.value if estimate else None)
-    return text if text == formatting.NOTHING else f"{text} times"
+def _times(estimate: Estimate) -> str:
+    text, bounds = formatting.number(estimate.value), formatting.interval(estimate)
+    return formatting.in_brackets(text if text == formatting.NOTHING else f"{text} times", bounds)
 
 
-def speed_text(estimate: Estimate | None) -> str:
-    """Times fewer steps; a median of 0 comes of runs that never got there."""
+def speed(estimate: Estimate | None) -> str:
+    """Times fewer steps, with its interval; a median of 0 comes of runs that never got there."""
     if estimate is None:
         return formatting.NOTHING
-    return _reached(estimate.value) + (" times" if estimate.value else "")
+    text = _reached(estimate.value) + (" times" if estimate.value else "")
+    return formatting.in_brackets(text, _speed_interval(estimate))
 
 
-def speed_interval(estimate: Estimate | None) -> str:
-    """Interval of a speed-up in the same words."""
-    if estimate is None or estimate.low is None or estimate.high is None:
+def _speed_interval(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
         return formatting.NOTHING
     if estimate.high == 0:
         return _reached(0)

@@ -31,6 +31,9 @@ def with_interval(estimate: Estimate | None, digits: int = 3) -> str:
     """Value and, in brackets, its interval."""
     if estimate is None:
         return NOTHING
-    bounds = interval(estimate, digits)
-    text = number(estimate.value, digits)
+    return in_brackets(number(estimate.value, digits), interval(estimate, digits))
+
+
+def in_brackets(text: str, bounds: str) -> str:
+    """A value and, in brackets, its bounds where there are any."""
     return text if bounds == NOTHING else f"{text} ({bounds})"

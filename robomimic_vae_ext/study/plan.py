@@ -28,6 +28,11 @@ def all_jobs(study: Protocol) -> list[jobs.Job]:
     ]
 
 
+def settings(study: Protocol) -> dict[str, str]:
+    """Every job's name to its settings."""
+    return {job.name: job.settings for job in all_jobs(study)}
+
+
 def make_job(study: Protocol, task: Task, arm: Arm, seed: int) -> jobs.Job:
     """One job. Datasets of the study are named relative to the job, so that OUT can be moved."""
     training = study.training_of(task, arm)

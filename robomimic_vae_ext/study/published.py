@@ -59,7 +59,7 @@ def check_settings(study: Protocol, found: Iterable[records.Record], where: Path
     Raises:
         ConfigError: a job was run with other settings than the study's file has now.
     """
-    planned = {job.name: job.settings for job in plan.all_jobs(study)}
+    planned = plan.settings(study)
     for record in found:
         if planned.get(record.name, record.settings) != record.settings:
             raise ConfigError(
@@ -82,7 +82,7 @@ def check_nothing_is_lost(study: Protocol, path: Path, kept: Collection[str]) ->
     """
     if not path.is_file():
         return
-    planned = {job.name: job.settings for job in plan.all_jobs(study)}
+    planned = plan.settings(study)
     here = _read(path).records.values()
     lost = [r.name for r in here if planned.get(r.name) == r.settings and r.name not in kept]
     if lost:
@@ -122,7 +122,7 @@ def _add(known: Published, new: Published) -> Published:
 def _planned(study: Protocol, found: Published, path: Path) -> Published:
     """What a study names of a file."""
     check_settings(study, found.records.values(), path)
-    names = {job.name for job in plan.all_jobs(study)}
+    names = plan.settings(study)
     tasks = {task.name for task in study.tasks}
     looks = {
         task: {**it, "models": [

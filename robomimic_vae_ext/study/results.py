@@ -105,7 +105,7 @@ def gather(study: Protocol, out: Path, docs: Path, merge: Sequence[Path] = ()) -
     known = published.read(study, merge)
     found = [records.read_result(path) for path in sorted(out.glob("*/*/seed_*/result.json"))]
     published.check_settings(study, found, out)
-    wanted = {job.name for job in plan.all_jobs(study)}
+    wanted = plan.settings(study)
     own = {record.name: record for record in found if record.name in wanted}
     kept = [record for _, record in sorted({**known.records, **own}.items())]
     if not kept:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from robomimic_vae_ext import markdown
 from robomimic_vae_ext.study import claims, formatting, statistics
+from robomimic_vae_ext.study.records import Rollout
 from robomimic_vae_ext.study.summary import Summary
 
 #: Measure and head of its column.
@@ -35,12 +36,11 @@ def overview(summary: Summary, task: str, arms: Sequence[str]) -> str:
     reference = summary.reference
     rows = []
     for arm in arms:
-        last = [record.rollouts[-1] for record in summary.of(task, arm) if record.rollouts]
         better = summary.difference(task, arm, reference, "success_final")
         rows.append((
             f"`{arm}`",
             str(len(summary.of(task, arm))),
-            f"{sum(r.success.count('1') for r in last)} of {sum(len(r.success) for r in last)}",
+            _successes(_last_rollouts(summary, task, arm)),
             formatting.NOTHING if arm == reference else formatting.with_interval(better, 2),
             *(_cell(summary, task, arm, measure, 2)
               for measure in ("critic_error_final", "value_error", "auc_final")),
@@ -48,6 +48,16 @@ def overview(summary: Summary, task: str, arms: Sequence[str]) -> str:
     head = ("arm", "seeds", "success", f"minus `{reference}`", "held-out Q error",
             "Q error in rollouts", "AUC")  # fmt: skip
     return markdown.table(head, rows)
+
+
+def _last_rollouts(summary: Summary, task: str, arm: str) -> list[Rollout]:
+    """Episodes of the final policies, one entry a seed."""
+    return [record.rollouts[-1] for record in summary.of(task, arm) if record.rollouts]
+
+
+def _successes(found: Sequence[Rollout]) -> str:
+    won = sum(rollout.success.count("1") for rollout in found)
+    return f"{won} of {sum(len(rollout.success) for rollout in found)}"
 
 
 def by_seed(summary: Summary, task: str, arms: Sequence[str]) -> str:
@@ -96,7 +106,7 @@ def policy(summary: Summary, task: str, arms: Sequence[str]) -> str:
     rows = []
     for arm in arms:
         found = summary.of(task, arm)
-        last = [record.rollouts[-1] for record in found if record.rollouts]
+        last = _last_rollouts(summary, task, arm)
         known = [rollout for rollout in last if rollout.failures is not None]
         episodes = sum(len(rollout.success) for rollout in known)
         failed = sum(rollout.failures or 0 for rollout in known)
@@ -104,7 +114,7 @@ def policy(summary: Summary, task: str, arms: Sequence[str]) -> str:
         rows.append((
             f"`{arm}`",
             ", ".join(f"{count:,}" for count in steps),
-            f"{sum(r.success.count('1') for r in last)} of {sum(len(r.success) for r in last)}",
+            _successes(last),
             *(_cell(summary, task, arm, measure) for measure, _ in POLICY),
             f"{failed} of {episodes}" if known else formatting.NOTHING,
         ))  # fmt: skip
@@ -122,12 +132,9 @@ def comparisons(summary: Summary, task: str, arms: Sequence[str]) -> str:
     for arm in arms:
         if arm == reference:
             continue
-        speed = summary.estimate(task, arm, "speed_up")
-        text = claims.speed_text(speed)
-        bounds = claims.speed_interval(speed)
         rows.append((
             f"`{arm}`",
-            text if bounds == formatting.NOTHING else f"{text} ({bounds})",
+            claims.speed(summary.estimate(task, arm, "speed_up")),
             *(
                 formatting.with_interval(summary.ratio(task, arm, reference, measure))
                 for measure in ("critic_error_final", "value_error", "success_final")

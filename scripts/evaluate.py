@@ -26,6 +26,10 @@ def main() -> int:
         "--policy", choices=("worker", "one"), help="one policy for every worker, or one for all "
         "(default: one for all on a GPU, where it can be); the outcomes are the same",
     )  # fmt: skip
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="value of the config other than in training, such as algo.actor.rollout_latent=zero",
+    )  # fmt: skip
     parser.add_argument("--start-timeout", type=float, default=120, help="of a worker [s]")
     parser.add_argument("--step-timeout", type=float, default=60, help="of a worker [s]")
     args = parser.parse_args()
@@ -35,13 +39,14 @@ def main() -> int:
     if args.seed < 0:
         parser.error("--seed must not be negative")
     # Only now: --help needs neither torch nor a simulator.
+    from robomimic_vae_ext.rollout import settings
     from robomimic_vae_ext.rollout.evaluate import evaluate, write_json
     from robomimic_vae_ext.rollout.workers import Patience
 
     result = evaluate(
         args.agent, args.n, args.seed, args.horizon, args.video, args.video_episodes,
         args.workers, args.device, args.policy and args.policy == "one",
-        Patience(args.start_timeout, args.step_timeout),
+        Patience(args.start_timeout, args.step_timeout), settings.parse(args.set),
     )  # fmt: skip
     if args.json is not None:
         write_json(result, args.json)

@@ -223,10 +223,23 @@ def load_policy(checkpoint: dict[str, Any], device: str | None) -> Any:
     Args:
         checkpoint: from `load_checkpoint`.
         device: torch device name; None takes the GPU if the checkpoint's config asks for one.
+
+    Raises:
+        CheckpointError: the network of its config is not the one that its weights are of.
     """
     target = policy_device(checkpoint, device)
-    with contextlib.redirect_stdout(io.StringIO()):
-        policy, _ = file_utils.policy_from_checkpoint(ckpt_dict=checkpoint, device=target)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            policy, _ = file_utils.policy_from_checkpoint(ckpt_dict=checkpoint, device=target)
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        detail = str(error).splitlines()[-1].strip()
+        raise CheckpointError(
+            f"the checkpoint does not fit the networks of its config ({detail})",
+            "settings that leave the networks as they were trained",
+            "Change only what the policy does with its networks.",
+        ) from error
     return batching.policy_in_parent(policy, wanted=None) or policy
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from robomimic_vae_ext import files, provenance
 from robomimic_vae_ext.rollout import batching, episodes, serving, workers
+from robomimic_vae_ext.rollout import settings as config_settings
 
 VIDEO_FPS = 20  # = control frequency of our datasets: videos run in real time
 
@@ -28,6 +29,7 @@ class Evaluation:
     seed: int
     horizon: int
     episodes: tuple[episodes.Episode, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)  # other than those of its training
 
     @property
     def successes(self) -> int:
@@ -44,6 +46,7 @@ class Evaluation:
             "n": n,
             "seed": self.seed,
             "horizon": self.horizon,
+            "settings": dict(self.settings),
             "success_rate": self.successes / n,
             "success_rate_95": [low, high],
             "mean_length": float(np.mean([e.length for e in self.episodes])),
@@ -61,6 +64,7 @@ class Evaluation:
             f"{result['success_rate']:.0%} (95 % interval {low:.0%} to {high:.0%}), "
             f"mean length {result['mean_length']:.1f} steps, "
             f"mean return {result['mean_return']:.2f}, seed {self.seed}"
+            + "".join(f", {key} = {value}" for key, value in self.settings.items())
         )
 
 
@@ -89,6 +93,7 @@ def evaluate(
     device: str | None = None,
     one_policy: bool | None = None,
     patience: workers.Patience | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Play `n` seeded episodes. The same seed gives the same outcomes, with any `num_workers`.
 
@@ -105,13 +110,16 @@ def evaluate(
         device: torch device name.
         one_policy: whether one policy acts for all workers, see `batching.policy_in_parent`.
         patience: with silent workers.
+        settings: values of the config other than those of the training; see `settings.apply`.
 
     Raises:
-        CheckpointError: the checkpoint cannot be used.
+        CheckpointError: the checkpoint cannot be used, or not with these settings.
+        ConfigError: a setting's value is none that the algorithm knows.
         SimulationError: no renderer, or an episode whose workers died or hung again and again.
     """
     episodes.use_one_thread()
-    checkpoint = episodes.load_checkpoint(agent)
+    settings = settings or {}
+    checkpoint = config_settings.apply(episodes.load_checkpoint(agent), settings)
     runner = None
     filmed = min(video_episodes, n) if video is not None else 0
     if num_workers == 1 or filmed:
@@ -124,7 +132,7 @@ def evaluate(
         parts.append(runner.play(i, episodes.episode_seed(seed, i)) for i in rest)
     elif rest:
         pool = workers.Pool(min(num_workers, len(rest)), patience)
-        setup = serving.Setup(agent, horizon, device)
+        setup = serving.Setup(agent, horizon, device, settings=settings)
         parts.append(_in_workers(pool, setup, checkpoint, one_policy, seed, rest))
     played = []
     with tqdm(total=n, desc="episodes", unit="episode") as bar:
@@ -141,6 +149,7 @@ def evaluate(
         seed=seed,
         horizon=horizon or config["experiment"]["rollout"]["horizon"],
         episodes=tuple(played),
+        settings=settings,
     )
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,7 @@ import robomimic.algo.algo as algo_module
 import robomimic.utils.obs_utils as obs_utils
 
 from robomimic_vae_ext.errors import VaeExtError
-from robomimic_vae_ext.rollout import episodes
+from robomimic_vae_ext.rollout import episodes, settings
 
 BEAT: Final = 0.5  # a worker with its own policy says at most this often that it lives [s]
 
@@ -33,6 +34,7 @@ class Setup:
         device: of the worker's own policy; None takes the config's.
         film: whether episodes will be filmed.
         ask: whether the parent's policy acts.
+        settings: for `settings.apply`.
     """
 
     checkpoint: Path
@@ -40,6 +42,7 @@ class Setup:
     device: str | None = None
     film: bool = False
     ask: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -175,8 +178,9 @@ def _build(setup: Setup, connection: Connection, old: episodes.Runner | None) ->
         obs_utils.initialize_obs_utils_with_config(config)
         return AskingPolicy(connection, list(config.all_obs_keys))
 
+    checkpoint = settings.apply(episodes.load_checkpoint(setup.checkpoint), setup.settings)
     runner = episodes.Runner(
-        episodes.load_checkpoint(setup.checkpoint), setup.horizon, setup.device, setup.film,
+        checkpoint, setup.horizon, setup.device, setup.film,
         make_policy=ask if setup.ask else None, env=old and old.env,
     )  # fmt: skip
     if not setup.ask:

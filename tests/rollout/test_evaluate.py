@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from robomimic_vae_ext.errors import CheckpointError
-from robomimic_vae_ext.rollout import episodes
+from robomimic_vae_ext.errors import CheckpointError, ConfigError
+from robomimic_vae_ext.rollout import episodes, settings
 from robomimic_vae_ext.rollout.evaluate import Evaluation, evaluate, wilson_interval
 from tests.conftest import REPOSITORY
 
@@ -37,6 +38,9 @@ def test_the_sentence_says_what_was_measured() -> None:
     played = tuple(episodes.Episode(i, i, i < 3, 10, float(i < 3), 0.1) for i in range(4))
     sentence = Evaluation("a.pth", "Lift", 5, 80, played).sentence()
     assert "3/4 = 75%" in sentence and "95 % interval" in sentence and "seed 5" in sentence
+    changed = Evaluation("a.pth", "Lift", 5, 80, played, {"algo.actor.rollout_latent": "zero"})
+    assert changed.sentence() == sentence + ", algo.actor.rollout_latent = zero"
+    assert changed.summary()["settings"] == {"algo.actor.rollout_latent": "zero"}
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "garbage", "truncated", "foreign", "number"])
@@ -76,6 +80,65 @@ def test_the_script_exits_with_2_and_one_line(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert [line for line in result.stderr.splitlines() if line.startswith("evaluate.py:")]
     assert "Traceback" not in result.stderr
+
+
+def test_settings_of_the_command_line_are_json_or_strings() -> None:
+    texts = ["a.b=zero", "a.c=3", "a.d=[0, 1]", "a.e=null", "a.f=x=y"]
+    assert settings.parse(texts) == {
+        "a.b": "zero", "a.c": 3, "a.d": [0, 1], "a.e": None, "a.f": "x=y",
+    }  # fmt: skip
+    for wrong in (["a.b"], ["=3"], ["a=1", "a=2"]):
+        with pytest.raises(CheckpointError, match="--set"):
+            settings.parse(wrong)
+
+
+def test_settings_replace_values_of_the_config_only() -> None:
+    checkpoint = {"model": object(), "config": json.dumps({"algo": {"actor": {"z": 1}, "n": 2}})}
+    other = settings.apply(checkpoint, {"algo.actor.z": 0})
+    assert json.loads(other["config"]) == {"algo": {"actor": {"z": 0}, "n": 2}}
+    assert other["model"] is checkpoint["model"]
+    assert json.loads(checkpoint["config"])["algo"]["actor"] == {"z": 1}
+    for key in ("algo.actor.y", "algo.actor", "algo.n.z", "z", "algo.actor.z.x"):
+        with pytest.raises(CheckpointError, match=f"no value '{key}'"):
+            settings.apply(checkpoint, {key: 1})
+
+
+def load_with(checkpoint: Path, key: str, value: Any) -> Any:
+    return episodes.load_policy(
+        settings.apply(episodes.load_checkpoint(checkpoint), {key: value}), "cpu"
+    ).policy
+
+
+def test_a_setting_reaches_the_policy(checkpoint: Callable[[str], Path]) -> None:
+    key = "algo.actor.rollout_latent"
+    assert load_with(checkpoint("lapo"), key, "zero").algo_config.actor.rollout_latent == "zero"
+    with pytest.raises(ConfigError, match=key):
+        load_with(checkpoint("lapo"), key, "mean")
+
+
+@pytest.mark.parametrize(
+    ("algo", "key", "value"),
+    [("lapo", "algo.encoder.trunk_dim", 7), ("bc", "algo.actor_layer_dims", [7, 7])],
+)
+def test_settings_that_change_a_network_are_one_sentence(
+    checkpoint: Callable[[str], Path], algo: str, key: str, value: Any
+) -> None:
+    with pytest.raises(CheckpointError, match="does not fit the networks"):
+        load_with(checkpoint(algo), key, value)
+
+
+@pytest.mark.simulator
+def test_settings_act_in_workers_as_without_them(checkpoint: Callable[[str], Path]) -> None:
+    zero = {"algo.actor.rollout_latent": "zero"}
+
+    def rewards(changes: dict[str, Any], **how: Any) -> list[float]:
+        result = evaluate(checkpoint("lapo"), n=2, seed=4, device="cpu", settings=changes, **how)
+        return [episode.total_reward for episode in result.episodes]
+
+    alone = rewards(zero)
+    assert alone == rewards(zero, num_workers=2)
+    assert alone == rewards(zero, num_workers=2, one_policy=True)
+    assert alone != rewards({})
 
 
 @pytest.mark.simulator

@@ -1,0 +1,63 @@
+"""Other values for a checkpoint's config than it was trained with, for its rollouts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from robomimic_vae_ext.errors import CheckpointError
+
+
+def parse(texts: list[str]) -> dict[str, Any]:
+    """Read settings as a command line gives them.
+
+    Args:
+        texts: each `key.of.the.config=value`; a value that is not JSON is a string.
+
+    Returns:
+        Key to value.
+
+    Raises:
+        CheckpointError: no `=`, or a key given twice.
+    """
+    settings: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals) or key in settings:
+            raise CheckpointError(
+                f"--set '{text}'" + (" sets that key again" if key in settings else ""),
+                "KEY=VALUE, such as algo.actor.rollout_latent=zero, each key once",
+                "Correct it.",
+            )
+        try:
+            settings[key] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[key] = value
+    return settings
+
+
+def apply(checkpoint: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checkpoint with other values in its config; its weights are the same.
+
+    Args:
+        checkpoint: from `episodes.load_checkpoint`; not changed.
+        settings: key of the config, levels joined by dots, to value.
+
+    Raises:
+        CheckpointError: the config has no such key, or it has keys below it.
+    """
+    config = json.loads(checkpoint["config"])
+    for key, value in settings.items():
+        *levels, last = key.split(".")
+        holder = config
+        for level in levels:
+            holder = holder.get(level) if isinstance(holder, dict) else None
+        if not isinstance(holder, dict) or last not in holder or isinstance(holder[last], dict):
+            raise CheckpointError(
+                f"the checkpoint's config has no value '{key}'",
+                "a key of the config.json in the run's folder, levels joined by dots",
+                "Correct the key after --set.",
+            )
+        holder[last] = value
+    return checkpoint | {"config": json.dumps(config)}

@@ -130,6 +130,10 @@ class Interface(algo.PolicyAlgo, algo.ValueAlgo):
             }
         return (self.obs_encoder if encoder is None else encoder)(obs, goal_dict)
 
+    def policy_features(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:
+        """What actor and decoder see of the observations of `get_action`: (B, D)."""
+        return self._features_of(obs_dict, goal_dict, self.policy_encoder)
+
     @torch.no_grad()
     def get_action(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:
         """Deterministic action of the policy.
@@ -142,7 +146,7 @@ class Interface(algo.PolicyAlgo, algo.ValueAlgo):
             (B, A), in [-1, 1].
         """
         assert not self.nets.training
-        features = self._features_of(obs_dict, goal_dict, self.policy_encoder)
+        features = self.policy_features(obs_dict, goal_dict)
         z = self.nets["actor"](features)
         if self.algo_config.actor.rollout_latent == "zero":
             z = torch.zeros_like(z)

@@ -1,0 +1,115 @@
+"""What LAPO's actor does with the latent action z on held-out demonstrations: does it exploit Q?
+
+The decoder's action for z = 0 is what the data would do there; the actor moves it to where Q is
+larger. Moved far for little Q, the action is one that Q has never seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robomimic_vae_ext import markdown
+from robomimic_vae_ext.errors import CheckpointError
+from robomimic_vae_ext.rollout import episodes
+from robomimic_vae_ext.study import measure
+
+
+@dataclass(frozen=True)
+class ActorShift:
+    """Means over held-out states, actions (A,) in [-1, 1] compared by their mean |difference|.
+
+    Args:
+        z: mean |z| of the actor, in units of its bound: 1 is at the bound everywhere.
+        shift: between the actor's action and that of z = 0.
+        spread: between the action of a z from N(0, 1), within the bound, and that of z = 0.
+        error: between the action of z = 0 and the demonstration's.
+        gain: Q of the actor's action minus Q of that of z = 0.
+        q: of the demonstration's action.
+    """
+
+    z: float
+    shift: float
+    spread: float
+    error: float
+    gain: float
+    q: float
+
+
+def of_model(algo: Any, held_out: measure.HeldOut) -> ActorShift:
+    """Measure a LAPO in eval mode.
+
+    Args:
+        algo: from `measure.load_policy`.
+        held_out: from `measure.load_held_out`.
+    """
+    generator = torch.Generator().manual_seed(0)  # the same z for every model
+    parts = []
+    for start in range(0, len(held_out.actions), measure.BATCH):
+        rows = slice(start, start + measure.BATCH)
+        obs = {k: measure.process(frames[rows], k, algo) for k, frames in held_out.obs.items()}
+        actions = torch.from_numpy(held_out.actions[rows]).float().to(algo.device)
+        parts.append(_of_batch(algo, obs, actions, generator))
+    return ActorShift(*torch.cat(parts).mean(dim=0).tolist())
+
+
+@torch.no_grad()
+def _of_batch(
+    algo: Any, obs: dict[str, Tensor], actions: Tensor, generator: torch.Generator
+) -> Tensor:
+    """The fields of ActorShift for every state: (B, 6)."""
+    features = algo.policy_features(obs)
+    z = algo.nets["actor"](features)  # (B, Z)
+    bound = algo.algo_config.actor.max_latent_action
+    random = torch.randn(z.shape, generator=generator).to(z.device).clamp(-bound, bound)
+    at_zero, at_z, at_random = (
+        algo.nets["actor_vae"].decode(features, x) for x in (torch.zeros_like(z), z, random)
+    )
+    columns = (
+        z.abs().mean(dim=1) / bound,
+        (at_z - at_zero).abs().mean(dim=1),
+        (at_random - at_zero).abs().mean(dim=1),
+        (at_zero - actions).abs().mean(dim=1),
+        algo.mixed_q(obs, at_z) - algo.mixed_q(obs, at_zero),
+        algo.mixed_q(obs, actions),
+    )
+    return torch.stack(columns, dim=1)
+
+
+def table(checkpoints: list[Path], dataset: Path) -> str:
+    """One line a checkpoint.
+
+    Args:
+        checkpoints: of LAPO.
+        dataset: with demonstrations in mask/valid.
+
+    Raises:
+        CheckpointError: one cannot be read, is not of LAPO, or stacks frames.
+        DatasetError: unreadable, or nothing is held out.
+    """
+    rows = []
+    for path in checkpoints:
+        checkpoint = episodes.load_checkpoint(path)
+        if checkpoint["algo_name"] != "lapo":
+            raise CheckpointError(
+                f"{path} is of '{checkpoint['algo_name']}'",
+                "a checkpoint of lapo, which has a latent actor",
+                "Leave it out.",
+            )
+        algo = measure.load_policy(checkpoint)
+        if algo.frame_stack > 1:
+            raise CheckpointError(
+                f"{path} stacks {algo.frame_stack} frames",
+                "train.frame_stack = 1: held-out states are looked at one by one",
+                "Leave it out.",
+            )
+        found = of_model(algo, measure.load_held_out(dataset, list(algo.obs_shapes)))
+        numbers = (f"{getattr(found, field.name):.4f}" for field in fields(found))
+        rows.append((str(path), *numbers))
+    head = ("checkpoint", "\\|z\\|, 1 = bound", "shift by the actor", "shift by z ~ N(0, 1)",
+            "error at z = 0", "gain in Q", "Q of the data")  # fmt: skip
+    return markdown.table(head, rows)

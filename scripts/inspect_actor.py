@@ -1,0 +1,26 @@
+"""How far the latent actor moves actions on held-out demonstrations, and for how much Q."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import robomimic_vae_ext.errors as errors
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--agent", type=Path, nargs="+", required=True, help="checkpoints of lapo")
+    parser.add_argument("--dataset", type=Path, required=True, help="with a mask 'valid'")
+    args = parser.parse_args()
+    from robomimic_vae_ext.study import actor_shift
+
+    print(actor_shift.table(args.agent, args.dataset))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except errors.VaeExtError as error:
+        print(f"inspect_actor.py: {error}", file=sys.stderr)
+        sys.exit(2)

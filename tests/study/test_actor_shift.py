@@ -1,0 +1,98 @@
+"""What the actor does with z: closed forms with a decoder and a critic that are known."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from robomimic_vae_ext.errors import CheckpointError
+from robomimic_vae_ext.rollout import episodes
+from robomimic_vae_ext.study import actor_shift, measure
+from tests.conftest import REPOSITORY
+
+
+class Known:
+    """z is 0.5 of a bound of 2; an action is z / 10; Q is the sum of the action."""
+
+    device = torch.device("cpu")
+    algo_config = SimpleNamespace(actor=SimpleNamespace(max_latent_action=2.0))
+
+    def __init__(self) -> None:
+        decoder = SimpleNamespace(decode=lambda features, z: z / 10)
+        self.nets = {"actor": lambda features: torch.full_like(features, 1.0), "actor_vae": decoder}
+
+    def policy_features(self, obs: dict[str, Tensor]) -> Tensor:
+        return obs["x"]
+
+    def mixed_q(self, obs: dict[str, Tensor], actions: Tensor) -> Tensor:
+        return actions.sum(dim=1)
+
+
+def test_shift_and_gain_of_a_known_actor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "process", lambda frames, key, algo: torch.from_numpy(frames))
+    monkeypatch.setattr(measure, "BATCH", 300)  # the last batch is a shorter one
+    count = 1000
+    held_out = measure.HeldOut(
+        obs={"x": np.zeros((count, 3), np.float32)},
+        actions=np.full((count, 3), 0.2), rewards=(np.zeros(count),),
+    )  # fmt: skip
+    found = actor_shift.of_model(Known(), held_out)
+    assert found.z == pytest.approx(0.5)
+    assert found.shift == pytest.approx(0.1)
+    assert found.error == pytest.approx(0.2)
+    assert found.gain == pytest.approx(0.3)
+    assert found.q == pytest.approx(0.6)
+    # E|z| of a standard normal that is cut at 2, a tenth of it.
+    normal = torch.distributions.Normal(0.0, 1.0)
+    x = torch.linspace(-6, 6, 100_001)
+    expected = (normal.log_prob(x).exp() * x.abs().clamp(max=2)).sum() * (x[1] - x[0]) / 10
+    assert found.spread == pytest.approx(float(expected), rel=0.03)
+
+
+def test_a_real_checkpoint_agrees_with_its_own_actions(
+    trained_checkpoint: Path, dataset: Path
+) -> None:
+    algo = measure.load_policy(episodes.load_checkpoint(trained_checkpoint))
+    held_out = measure.load_held_out(dataset, list(algo.obs_shapes))
+    found = actor_shift.of_model(algo, held_out)
+    obs = {key: measure.process(frames, key, algo) for key, frames in held_out.obs.items()}
+    chosen = algo.get_action(obs)
+    with algo.algo_config.unlocked():
+        algo.algo_config.actor.rollout_latent = "zero"
+    at_zero = algo.get_action(obs)
+    assert found.shift == pytest.approx(float((chosen - at_zero).abs().mean()), rel=1e-4)
+    gain = algo.get_state_action_value(obs, chosen) - algo.get_state_action_value(obs, at_zero)
+    assert found.gain == pytest.approx(float(gain.mean()), rel=1e-3, abs=1e-6)
+    assert found.shift > 0 and 0 < found.z <= 1 and found.spread > 0
+
+
+def test_the_script_prints_one_line_a_checkpoint(trained_checkpoint: Path, dataset: Path) -> None:
+    result = run_script(trained_checkpoint, trained_checkpoint, dataset=dataset)
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if line.startswith("|")]
+    assert len(lines) == 4 and lines[2] == lines[3]
+    assert lines[2].count("|") == lines[1].count("|")
+
+
+def test_other_algorithms_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dataset: Path
+) -> None:
+    monkeypatch.setattr(episodes, "load_checkpoint", lambda path: {"algo_name": "bc"})
+    with pytest.raises(CheckpointError, match="is of 'bc'"):
+        actor_shift.table([tmp_path / "model.pth"], dataset)
+    result = run_script(tmp_path / "none.pth", dataset=dataset)
+    assert result.returncode == 2 and "inspect_actor.py: there is no file" in result.stderr
+
+
+def run_script(*checkpoints: Path, dataset: Path) -> Any:
+    script = REPOSITORY / "scripts" / "inspect_actor.py"
+    words = [sys.executable, script, "--agent", *checkpoints, "--dataset", dataset]
+    return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=240)

@@ -188,7 +188,9 @@ class LAPO(interface.Interface):
             targets = self._targets(batch, features, next_features, v)
             info = self._update_critic_and_vae(batch, features, v_outputs, targets, validate)
             info |= self._update_actor(features, validate)
-        if not validate:
+        if validate:
+            info["encoder/dead_features"] = networks.dead_share(features.critic)
+        else:
             self._update_targets()
         return info
 

@@ -59,7 +59,7 @@ class NatureCNNCore(obs_core.EncoderCore):
         )
         if orthogonal:
             for layer in self.nets:
-                if isinstance(layer, nn.Conv2d):
+                if isinstance(layer, nn.Conv2d) and layer.bias is not None:
                     nn.init.orthogonal_(layer.weight, nn.init.calculate_gain("relu"))
                     nn.init.zeros_(layer.bias)
 

@@ -105,6 +105,15 @@ def _layout_hook(channels_last: bool) -> Callable[[nn.Module, tuple[Tensor]], tu
     return to_layout
 
 
+def dead_share(features: Tensor) -> Tensor:
+    """Share of features (B, D) that are the same for the whole batch, such as those of dead ReLUs.
+
+    Returns:
+        Scalar in [0, 1]; 1 for a batch of one.
+    """
+    return (features == features[0]).all(dim=0).float().mean()
+
+
 def batch_norms(module: nn.Module) -> list[nn.Module]:
     """Every BatchNorm layer below `module`."""
     return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

@@ -37,10 +37,13 @@ MEANING: Final = (
 LOOK: Final = (
     "An illustration, not one of the measures that were decided beforehand. "
     "Final checkpoints, held-out pictures of the middle of a demonstration in which both cubes can "
-    "be seen apart. Shares are of the absolute gradient of Q(s, a) by the picture (smoothed over "
-    "noisy copies): where Q is sensitive, which is not yet what it has understood. The last column "
-    "asks that directly: both cubes swap their colours in the pictures of all cameras, so that a "
-    "step towards the rewarded cube becomes one towards the other; mean absolute change of Q(s, a)."
+    "be seen apart. Shares are of the absolute gradient of Q(s, a) by the picture of the agent's "
+    "camera (smoothed over noisy copies): where Q is sensitive, which is not yet what it has "
+    "understood. The swap asks that directly: both cubes swap their colours in the pictures of all "
+    "cameras, so that a step towards the rewarded cube becomes one towards the other; mean "
+    "absolute change of Q(s, a). Dead features: share of those made of that camera which are the "
+    "same in all pictures, as of a ReLU that nothing reaches any more. Where all are dead, the "
+    "picture does not move Q and has no shares."
 )
 
 

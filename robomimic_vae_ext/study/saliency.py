@@ -62,7 +62,7 @@ class View:
         return self.obs[CAMERA][0]
 
     def shares(self, weights: np.ndarray) -> tuple[float, float, float]:
-        """Shares of weights (H, W), not negative, around red, around green, and elsewhere."""
+        """Shares of weights (H, W), not negative and not all 0: around red, around green, else."""
         total = weights.sum()
         red, green = (float(weights[window].sum() / total) for window in (self.red, self.green))
         return red, green, 1 - red - green
@@ -75,11 +75,13 @@ class Look(NamedTuple):
         maps: (H, W) each, absolute gradient of Q by the picture.
         q: Q(s, a).
         q_swapped: Q(s, a) once the two cubes have swapped their colours.
+        dead: share of the camera's features that are the same for every view.
     """
 
     maps: list[np.ndarray]
     q: list[float]
     q_swapped: list[float]
+    dead: float
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,11 @@ class TaskLook:
     looks: Mapping[tuple[str, int], Look]
 
     def as_dict(self) -> dict[str, Any]:
-        """Numbers of all models, plain types: shares, and how far Q moves with the colours."""
+        """Numbers of all models, plain types.
+
+        Of each its `shares` (None if no picture moves Q), the number `flat` of pictures that do not
+        move Q, `swap`, how far Q moves with the colours, and its `dead` features.
+        """
         pixels = [np.ones(view.red.shape) for view in self.views]
         return {
             "views": len(self.views),
@@ -100,7 +106,9 @@ class TaskLook:
                     "arm": arm,
                     "seed": seed,
                     "shares": _mean_shares(it.maps, self.views),
+                    "flat": sum(not weights.any() for weights in it.maps),
                     "swap": round(float(np.mean(np.abs(np.subtract(it.q, it.q_swapped)))), 4),
+                    "dead": round(it.dead, 4),
                 }
                 for (arm, seed), it in self.looks.items()
             ],
@@ -195,7 +203,29 @@ def look(checkpoint: Path, found: Sequence[View]) -> Look | None:
         maps=[gradient(algo, view) for view in found],
         q=[value(algo, view.obs, view.action) for view in found],
         q_swapped=[value(algo, view.swapped(), view.action) for view in found],
+        dead=dead_features(algo, found),
     )
+
+
+def dead_features(algo: Any, found: Sequence[View]) -> float:
+    """Share of the features that the critic's encoder makes of the camera and that never change.
+
+    A ReLU that is negative for every picture is one, and gets no gradient to leave that.
+
+    Args:
+        algo: LAPO in eval mode, without frame stacking.
+        found: at least two views.
+    """
+    core = algo.obs_encoder.nets.nets["obs"].obs_nets[CAMERA]
+    outputs = []
+    handle = core.register_forward_hook(lambda core, inputs, output: outputs.append(output))
+    try:
+        for view in found:
+            value(algo, view.obs, view.action)
+    finally:
+        handle.remove()
+    features = torch.cat(outputs)  # (views, D)
+    return float((features == features[0]).all(dim=0).float().mean())
 
 
 def look_at(dataset: Path, checkpoints: Mapping[tuple[str, int], Path]) -> TaskLook | None:
@@ -216,7 +246,10 @@ def look_at(dataset: Path, checkpoints: Mapping[tuple[str, int], Path]) -> TaskL
     return TaskLook(found, kept) if kept else None
 
 
-def _mean_shares(weights: Sequence[np.ndarray], found: Sequence[View]) -> list[float]:
-    """Mean over views of where the weights of each lie: red, green, elsewhere."""
-    rows = [view.shares(w) for view, w in zip(found, weights, strict=True)]
-    return [round(float(share), 4) for share in np.mean(rows, axis=0)]
+def _mean_shares(weights: Sequence[np.ndarray], found: Sequence[View]) -> list[float] | None:
+    """Mean over views of where the weights of each lie: red, green, elsewhere.
+
+    A view whose weights are all 0 has no shares; None if every one is such.
+    """
+    rows = [view.shares(w) for view, w in zip(found, weights, strict=True) if w.any()]
+    return [round(float(share), 4) for share in np.mean(rows, axis=0)] if rows else None

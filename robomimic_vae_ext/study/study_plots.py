@@ -170,7 +170,8 @@ def saliency(found: Any, arms: Sequence[str], docs: Path, task: str) -> None:
         for axis, (arm, seed) in zip(line[1:], first.items(), strict=True):
             look = found.looks[arm, seed]
             axis.imshow(found.views[index].picture.mean(axis=-1), cmap="gray", vmax=400)
-            shown = np.clip(look.maps[index] / np.percentile(look.maps[index], 99.5), 0, 1)
+            scale = max(float(np.percentile(look.maps[index], 99.5)), np.finfo(float).tiny)
+            shown = np.clip(look.maps[index] / scale, 0, 1)  # all 0 where Q does not see the camera
             axis.imshow(shown, cmap="inferno", alpha=0.2 + 0.8 * shown)
             q, swapped = (round(x, 2) + 0.0 for x in (look.q[index], look.q_swapped[index]))
             values = f"Q {q:.2f}, swapped {swapped:.2f}"

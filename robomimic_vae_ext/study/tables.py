@@ -154,17 +154,26 @@ def comparisons(summary: Summary, task: str, arms: Sequence[str]) -> str:
 
 
 def saliency(summary: Summary, found: Mapping[str, Any]) -> str:
-    """Shares of the gradient, and what swapping the colours does to Q."""
-    rows = [("all pixels alike", "", *(formatting.number(x) for x in found["pixels"]), "")]
+    """Shares of the gradient, what swapping the colours does to Q, and what is dead."""
+    rows = [("all pixels alike", "", *(formatting.number(x) for x in found["pixels"]), "", "", "")]
     for arm in summary.arms:
         models = [model for model in found["models"] if model["arm"] == arm]
         if not models:
             continue
-        columns = [*zip(*(model["shares"] for model in models), strict=True)]
-        columns.append(tuple(model["swap"] for model in models))
-        cells = [formatting.with_interval(statistics.mean(column)) for column in columns]
-        rows.append((f"`{arm}`", str(len(models)), *cells))
+        shares = [model["shares"] for model in models if model["shares"] is not None]
+        columns = [*zip(*shares, strict=True)] if shares else [()] * len(found["pixels"])
+        columns += [tuple(model["swap"] for model in models)]
+        columns += [tuple(m["dead"] for m in models if "dead" in m)]  # of later results only
+        cells = [
+            formatting.with_interval(statistics.mean(column)) if column else formatting.NOTHING
+            for column in columns
+        ]
+        flat = sum(model.get("flat", 0) for model in models)
+        rows.append((
+            f"`{arm}`", str(len(models)), *cells, f"{flat} of {found['views'] * len(models)}"
+        ))  # fmt: skip
     head = ("arm", "seeds", "around the red cube", "around the green cube", "elsewhere",
-            "change of Q when the colours are swapped")  # fmt: skip
+            "change of Q when the colours are swapped", "dead features",
+            "pictures that do not move Q")  # fmt: skip
     table = markdown.table(head, rows)
     return f"{table}\n\nHeld-out pictures: {found['views']}; means over them and the seeds."

@@ -19,6 +19,29 @@ def test_nature_cnn_announces_the_shape_it_returns(size: int) -> None:
     assert list(core(torch.rand(2, 3, size, size)).shape[1:]) == core.output_shape()
 
 
+def test_an_orthogonal_start_keeps_the_scale_and_centring_takes_half_away() -> None:
+    torch.manual_seed(0)
+    core = cores.NatureCNNCore([3, 76, 76], orthogonal=True, centred=True)
+    for layer in core.nets:
+        if isinstance(layer, nn.Conv2d):
+            rows = layer.weight.flatten(1)
+            torch.testing.assert_close(rows @ rows.T, 2 * torch.eye(len(rows)), atol=1e-5, rtol=0)
+            assert not layer.bias.any()
+    assert not core(torch.full((1, 3, 76, 76), 0.5)).any()  # grey is 0 on its way
+    pictures = torch.rand(16, 3, 76, 76)
+    same = cores.NatureCNNCore([3, 76, 76])
+    same.load_state_dict(core.state_dict())
+    torch.testing.assert_close(core(pictures), same(pictures - 0.5))
+    # torch's own start lets most of the scale go.
+    assert core(pictures).std() > 3 * cores.NatureCNNCore([3, 76, 76])(pictures).std()
+
+
+def test_dead_share_counts_what_never_changes() -> None:
+    features = torch.tensor([[0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 4.0], [0.0, 1.0, 1.0, 3.0]])
+    assert networks.dead_share(features) == 0.5
+    assert networks.dead_share(features[:1]) == 1.0
+
+
 def test_sliced_crops_are_windows_of_the_image_and_cover_all_offsets() -> None:
     randomizer = cores.SlicedCropRandomizer([1, 5, 6], 3, 3, 1, False).train()
     image = torch.arange(30.0).view(1, 1, 5, 6).expand(400, 1, 5, 6)

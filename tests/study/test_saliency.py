@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from robomimic_vae_ext.study import saliency, study_plots
+from robomimic_vae_ext.study import saliency, study_plots, tables
 from tests.conftest import CAMERAS, IMAGE_SIZE, OBS_DIMS
 
 RED, GREEN = (190, 40, 45), (60, 140, 70)
@@ -108,6 +109,66 @@ def test_the_gradient_of_a_linear_q_is_its_weights(
     assert saliency.value(linear(weights), view.swapped(), view.action) == pytest.approx(
         -2 * 36 * RED[1] / 255, rel=1e-4
     )
+
+
+def test_a_q_that_does_not_see_the_camera_has_no_shares(
+    play: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = saliency.views(play)
+    nothing = np.zeros((IMAGE_SIZE, IMAGE_SIZE))
+    some = nothing.copy()
+    some[found[0].red] = 1.0
+    values = [0.0] * len(found)
+
+    def models(*maps: list[np.ndarray]) -> Any:
+        looks = {
+            ("vae", seed): saliency.Look(each, values, values, 0.5)
+            for seed, each in enumerate(maps)
+        }
+        return saliency.TaskLook(found, looks)
+
+    task = models([some, nothing, nothing], [nothing] * 3)
+    first, second = task.as_dict()["models"]
+    assert first["shares"] == [1.0, 0.0, 0.0] and first["flat"] == 2
+    assert second["shares"] is None and second["flat"] == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as a division by zero
+        study_plots.saliency(models([nothing] * 3), ["vae"], play.parent, "blind")
+        row = table_row(task.as_dict())
+    assert row == ["`vae`", "2", "1", "0", "0", "0", "0.5", "5 of 6"]
+    old = task.as_dict()
+    for model in old["models"]:
+        del model["dead"], model["flat"]
+    assert table_row(old)[-2:] == ["–", "0 of 6"]
+
+
+def table_row(found: Any) -> list[str]:
+    text = tables.saliency(SimpleNamespace(arms=("vae",)), found)  # type: ignore[arg-type]
+    (line,) = [line for line in text.splitlines() if line.startswith("| `vae`")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_dead_features_are_those_that_no_picture_changes(
+    play: Path, make_model: Callable[..., Any]
+) -> None:
+    model = make_model()
+    model.set_eval()
+    rng = np.random.default_rng(0)
+    found = [
+        saliency.View(
+            {**view.obs, saliency.CAMERA: rng.integers(0, 256, view.obs[saliency.CAMERA].shape)
+             .astype(np.uint8)}, view.action, view.red, view.green,
+        )
+        for view in saliency.views(play)
+    ]  # fmt: skip
+    core = model.obs_encoder.nets.nets["obs"].obs_nets[saliency.CAMERA]
+    assert saliency.dead_features(model, found) < 1
+    last = [layer for layer in core.modules() if isinstance(layer, torch.nn.Conv2d)][-1]
+    with torch.no_grad():
+        last.bias[:2] = -10.0  # two of four channels
+        last.bias[2:] = 10.0
+    assert saliency.dead_features(model, found) == 0.5
+    assert not core._forward_hooks
 
 
 def test_models_of_a_task_in_numbers_and_a_figure(

@@ -25,6 +25,7 @@ MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 BINS: Final = 8  # of Q, with the same number of steps in each
 DPI: Final = 110
 VIEWS: Final = 3  # rows of the saliency figure
+LEGEND_WIDTH: Final = 1.6  # of one entry [inch]
 
 Demonstrations = Mapping[str, Mapping[str, Any] | None]
 
@@ -246,9 +247,11 @@ def _save(figure: Any, docs: Path, name: str, text: str) -> Figure:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     if entries:
+        columns = max(2, int(figure.get_figwidth() / LEGEND_WIDTH))
         figure.legend(
-            entries.values(), entries.keys(), loc="outside lower center", ncols=7, frameon=False
-        )
+            entries.values(), entries.keys(), loc="outside lower center", ncols=columns,
+            frameon=False,
+        )  # fmt: skip
     figure.savefig(docs / name, dpi=DPI)
     plt.close(figure)
     return Figure(name, text)

@@ -281,3 +281,16 @@ def test_sentences_fit_any_outcome(written: tuple[Path, str]) -> None:
     text = page.document(results.summary_of(data), data, [], None)
     for word in ("better", "worse", "proves", "confirms", "unfortunately"):
         assert word not in text.lower()
+
+
+@pytest.mark.parametrize("width", [5.0, 8.0])
+def test_the_legend_of_many_arms_stays_inside_the_figure(tmp_path: Path, width: float) -> None:
+    figure, axis = study_plots.plt.subplots(figsize=(width, 5), layout="constrained")
+    for index in range(15):
+        axis.plot([0, 1], [0, index], label=f"critic_orth_{index}")
+    study_plots._save(figure, tmp_path, "many.png", "")
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    box, whole = legend.get_window_extent(), figure.bbox
+    assert box.x0 >= whole.x0 and box.x1 <= whole.x1 and box.y0 >= whole.y0
+    assert box.y1 < axis.get_window_extent().y0

@@ -44,7 +44,7 @@ class Claim:
         """What was measured of it: steps compared by seed, everything else as ratio of means."""
         if self.measure == "speed_up":
             return summary.estimate(task, arm, self.measure)
-        return summary.ratio(task, arm, summary.reference, self.measure)
+        return summary.ratio(task, arm, summary.reference_of(arm), self.measure)
 
     def holds(self, estimate: Estimate | None) -> str:
         """`yes`, `no` or `open`, by `RULE`."""
@@ -63,7 +63,7 @@ class Claim:
             return NOT_MEASURED
         text = speed(found) if self.measure == "speed_up" else _times(found)
         holds = self.holds(found)
-        reference = summary.estimate(task, summary.reference, self.measure)
+        reference = summary.estimate(task, summary.reference_of(arm), self.measure)
         if holds != "yes" and reference is not None and reference.value * self.bound > self.most:
             holds += ", out of reach"
         return f"{text}: **{holds}**"
@@ -81,15 +81,17 @@ NOT_MEASURED: Final = "not measured"
 
 def table(summary: Summary) -> str:
     """Task by task and arm by arm: of every claim what was measured, its interval, its verdict."""
-    head = ("task", "arm", "seeds", *(claim.text for claim in CLAIMS))
-    return markdown.table(head, _rows(summary), words=2)
+    head = ("task", "arm", "against", "seeds", *(claim.text for claim in CLAIMS))
+    return markdown.table(head, _rows(summary), words=3)
 
 
 def _rows(summary: Summary) -> Iterator[tuple[str, ...]]:
     for task, arm in itertools.product(summary.tasks, summary.fixes):
-        both = summary.ratio(task, arm, summary.reference, "success_final")
+        reference = summary.reference_of(arm)
+        both = summary.ratio(task, arm, reference, "success_final")
         verdicts = (claim.verdict(summary, task, arm) for claim in CLAIMS)
-        yield f"`{task}`", f"`{arm}`", str(both.seeds if both else 0), *verdicts
+        seeds = str(both.seeds if both else 0)
+        yield f"`{task}`", f"`{arm}`", f"`{reference}`", seeds, *verdicts
 
 
 def _times(estimate: Estimate) -> str:

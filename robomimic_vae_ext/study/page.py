@@ -27,11 +27,11 @@ MEANING: Final = (
     "demonstrations (their return) or in rollouts of the final policy (what it then received). "
     "AUC: of Q(s, a) on held-out states for whether that demonstration succeeds. Steps: the first "
     f"checkpoint from which on {statistics.STAY} checkpoints in a row are at or below the smallest "
-    "held-out Q error that the reference arm ever has with that seed; for the reference itself, "
-    "the checkpoint that has it; ∞: never. Failures: final episodes in which the task could no "
-    "longer succeed at some time, as with the wrong cube lifted. Steps are medians, all other "
-    "columns means over seeds. The card does not say what its Q error is: here it is squared, and "
-    "a quarter of it is half of its root."
+    "held-out Q error that its reference (the arm that it is compared with) ever has with that "
+    "seed; for the study's reference itself, the checkpoint that has it; ∞: never. Failures: final "
+    "episodes in which the task could no longer succeed at some time, as with the wrong cube "
+    "lifted. Steps are medians, all other columns means over seeds. The card does not say what "
+    "its Q error is: here it is squared, and a quarter of it is half of its root."
 )
 
 LOOK: Final = (
@@ -86,11 +86,7 @@ def document(
 
 def short(summary: Summary) -> str:
     """The claims, and every arm of every task in one line: what a README shows."""
-    who = "no arm to compare"
-    if summary.fixes:
-        arms = " and ".join(f"`{arm}`" for arm in summary.fixes)
-        who = f"{arms} against `{summary.reference}`"
-    parts = [claims.table(summary), f"{claims.RULE} Measured: {who}."]
+    parts = [claims.table(summary), claims.RULE]
     for task in summary.tasks:
         found = _arms(summary, task)
         if found:

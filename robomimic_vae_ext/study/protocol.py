@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -120,6 +120,7 @@ class Protocol:
         evaluation: for all jobs.
         reference_arm: what the other arms are compared with.
         claims_of: arms that the table of claims is about; empty: the one that it finds.
+        references: arms that are compared with another one than `reference_arm`, and with which.
     """
 
     name: str
@@ -131,6 +132,7 @@ class Protocol:
     evaluation: Evaluation
     reference_arm: str
     claims_of: tuple[str, ...] = ()
+    references: Mapping[str, str] = field(default_factory=dict)
 
     def training_of(self, task: Task, arm: Arm) -> Training:
         """Training of one arm on one task."""
@@ -150,7 +152,7 @@ def read_protocol(path: Path) -> Protocol:
         _read_json(path),
         str(path),
         required=("name", "tasks", "arms", "seeds", "training", "evaluation", "reference_arm"),
-        optional=("claims_of",),
+        optional=("claims_of", "references"),
     )
     base, training = path.resolve().parent, values["training"]
     study = Protocol(
@@ -163,10 +165,12 @@ def read_protocol(path: Path) -> Protocol:
         evaluation=_evaluation(values["evaluation"]),
         reference_arm=values["reference_arm"],
         claims_of=_list(values.get("claims_of", []), "claims_of"),
+        references=values.get("references", {}),
     )
     names = [arm.name for arm in study.arms]
     if study.reference_arm not in names:
         raise ConfigError(f"reference_arm is {study.reference_arm!r}", f"one of {names}", ACTION)
+    _check_references(study, names)
     names.remove(study.reference_arm)
     if any(name not in names for name in study.claims_of):
         raise ConfigError(f"claims_of is {values['claims_of']!r}", f"some of {names}", ACTION)
@@ -174,6 +178,20 @@ def read_protocol(path: Path) -> Protocol:
         for arm in study.arms:
             _check_lengths(study, task, arm)
     return study
+
+
+def _check_references(study: Protocol, names: Collection[str]) -> None:
+    """Refuse references that are no arms, or that are compared with a third one themselves."""
+    found = study.references
+    if not isinstance(found, dict) or not all(
+        arm in names and other in names and other != arm and other not in found
+        for arm, other in found.items()
+    ):
+        raise ConfigError(
+            f"references is {found!r}",
+            f"arm to another arm, which has no entry, of {names}",
+            ACTION,
+        )
 
 
 def _check_lengths(study: Protocol, task: Task, arm: Arm) -> None:
@@ -329,4 +347,4 @@ def _has(values: Mapping[str, Any], key: str) -> bool:
 
 
 def _names(section: type) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(section))
+    return tuple(entry.name for entry in fields(section))

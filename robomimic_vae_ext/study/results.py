@@ -149,6 +149,7 @@ def summary_of(data: Mapping[str, Any]) -> Summary:
         seeds=tuple(study["seeds"]),
         reference=study["reference_arm"],
         claims_of=tuple(study.get("claims_of", ())),
+        references=study.get("references", {}),
         records=tuple(records.from_dict(values) for values in data["records"]),
     )
 

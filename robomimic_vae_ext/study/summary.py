@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +26,7 @@ class Summary:
         tasks, arms, seeds: planned, in the order of the study's file.
         reference: arm that the others are compared with.
         claims_of: arms that the claims are asked of; empty: the one that can be found.
+        references: arms that are compared with another one than `reference`, and with which.
         records: of the finished jobs, none twice, none that was not planned.
     """
 
@@ -35,6 +36,7 @@ class Summary:
     reference: str
     records: tuple[Record, ...]
     claims_of: tuple[str, ...] = ()
+    references: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def by_key(self) -> dict[tuple[str, str, int], Record]:
@@ -46,11 +48,15 @@ class Summary:
         """Task, arm and seed to the job's measures, in the order of the plan."""
         return {
             key: records.measures(
-                self.by_key[key], self.by_key.get((key[0], self.reference, key[2]))
+                self.by_key[key], self.by_key.get((key[0], self.reference_of(key[1]), key[2]))
             )
             for key in self.planned
             if key in self.by_key
         }
+
+    def reference_of(self, arm: str) -> str:
+        """The arm that the claims compare this one with; of the reference, itself."""
+        return self.references.get(arm, self.reference)
 
     @property
     def planned(self) -> list[tuple[str, str, int]]:

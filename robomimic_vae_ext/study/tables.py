@@ -125,18 +125,21 @@ def policy(summary: Summary, task: str, arms: Sequence[str]) -> str:
 
 
 def comparisons(summary: Summary, task: str, arms: Sequence[str]) -> str:
-    """Every arm against the reference, the arms of the claims, and the other algorithms."""
+    """Every arm against its reference, the arms of the claims, and the other algorithms."""
     reference = summary.reference
-    rivals = [reference, *(a for a in (*summary.fixes, *summary.baselines) if a in arms)]
+    fixes = [arm for arm in summary.fixes if arm not in summary.references]
+    rivals = [reference, *(arm for arm in (*fixes, *summary.baselines) if arm in arms)]
     rows = []
     for arm in arms:
         if arm == reference:
             continue
+        against = summary.reference_of(arm)
         rows.append((
             f"`{arm}`",
+            f"`{against}`",
             claims.speed(summary.estimate(task, arm, "speed_up")),
             *(
-                formatting.with_interval(summary.ratio(task, arm, reference, measure))
+                formatting.with_interval(summary.ratio(task, arm, against, measure))
                 for measure in ("critic_error_final", "value_error", "success_final")
             ),
             *(
@@ -147,7 +150,7 @@ def comparisons(summary: Summary, task: str, arms: Sequence[str]) -> str:
             ),
         ))  # fmt: skip
     head = (
-        "arm", f"times fewer steps than `{reference}`", "held-out Q error / its",
+        "arm", "against", "times fewer steps", "held-out Q error / its",
         "Q error in rollouts / its", "success / its", *(f"success - `{r}`" for r in rivals),
     )  # fmt: skip
     return markdown.table(head, rows)

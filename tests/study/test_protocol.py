@@ -94,6 +94,9 @@ def test_the_studies_of_the_repository_are_in_order(path: Path) -> None:
         ({"reference_arm": "vea"}, "reference_arm is 'vea'"),
         ({"claims_of": ["vae"]}, "claims_of is ['vae']; expected some of ['bc']"),
         ({"claims_of": "bc"}, "claims_of is 'bc'; expected a list"),
+        ({"references": {"bc": "none"}}, "references is {'bc': 'none'}; expected arm to another"),
+        ({"references": {"bc": "bc"}}, "references is {'bc': 'bc'}; expected arm to another"),
+        ({"references": ["bc"]}, "references is ['bc']; expected arm to another"),
     ],
 )
 def test_wrong_values_are_one_sentence(write_study: Any, change: Study, message: str) -> None:

@@ -76,7 +76,7 @@ def test_the_page_says_what_is_missing_and_fills_the_readme(written: tuple[Path,
     assert "1 of 4 demonstrations succeed" in text
     readme = (folder / "README.md").read_text()
     assert readme.startswith("before\n<!-- results -->\n\n47 of 50 jobs are done")
-    assert "\n| task | arm | seeds |" in readme
+    assert "\n| task | arm | against | seeds |" in readme
     assert readme.endswith("<!-- end -->\nafter\n") and "former" not in readme
     assert str(folder) not in text + (folder / "docs" / "results.json").read_text()
 
@@ -100,7 +100,33 @@ def test_the_claims_are_asked_of_the_arms_that_the_study_names(written: tuple[Pa
     text = claims.table(results.summary_of(data))
     rows = [line.split(" | ") for line in text.splitlines()[2:]]
     assert [row[1] for row in rows] == ["`critic`", "`joint`"] * 2
-    assert rows[0][3] != rows[1][3]
+    assert rows[0][4] != rows[1][4]
+
+
+def test_an_arm_may_have_another_reference(written: tuple[Path, str]) -> None:
+    folder, _ = written
+    data = json.loads((folder / "docs" / "results.json").read_text())
+    study = data["manifest"]["study"]
+    study |= {"claims_of": ["critic", "bcq"], "references": {"bcq": "critic"}}
+    summary = results.summary_of(data)
+    text = claims.table(summary)
+    rows = [line.split(" | ") for line in text.splitlines()[2:]]
+    assert [row[1:3] for row in rows] == [["`critic`", "`vae`"], ["`bcq`", "`critic`"]] * 2
+    own, usual = (
+        summary.ratio("play_lift", "bcq", arm, "critic_error_final") for arm in ("critic", "vae")
+    )
+    assert own is not None and usual is not None
+    assert f"{own.value:.3g} times" in rows[1][5] and f"{usual.value:.3g} times" not in rows[1][5]
+    # The best of its own reference, not that of the study, is what has to be reached.
+    level = summary.measures["play_lift", "critic", 1]["critic_error_best"]
+    errors = [p.critic_error for p in summary.by_key["play_lift", "bcq", 1].curve]
+    assert min(e for e in errors if e is not None) > level
+    assert summary.measures["play_lift", "bcq", 1]["speed_up"] == 0
+    (line,) = [
+        line for line in tables.comparisons(summary, "play_lift", ["vae", "critic", "bcq"])
+        .splitlines() if line.startswith("| `bcq` | `critic` |")
+    ]  # fmt: skip
+    assert f"{own.value:.3g} (" in line
 
 
 def test_everything_can_be_made_again_from_the_json(written: tuple[Path, str]) -> None:

@@ -30,7 +30,7 @@ class NatureCNNCore(obs_core.EncoderCore):
         channels: output channels of the three convolutions.
         orthogonal: start with orthogonal weights that keep the scale of what comes in, and zero
             biases. torch's own start makes features of 0.03, which Adam's first steps (0.0003 a
-            weight, whatever the gradient) push below zero: a third of them is dead after 10 steps.
+            weight, whatever the gradient) push below zero: a quarter of them dies within 10 steps.
         centred: take 0.5 from the pictures, which come in [0, 1].
 
     Source: architecture of DQN (Mnih et al. 2015), without its final linear layer; start and

@@ -59,9 +59,10 @@ class NatureCNNCore(obs_core.EncoderCore):
         )
         if orthogonal:
             for layer in self.nets:
-                if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+                if isinstance(layer, nn.Conv2d):
                     nn.init.orthogonal_(layer.weight, nn.init.calculate_gain("relu"))
-                    nn.init.zeros_(layer.bias)
+                    if layer.bias is not None:
+                        nn.init.zeros_(layer.bias)
 
     def output_shape(self, input_shape: Sequence[int] | None = None) -> list[int]:
         """Shape of one flattened feature vector, `[D]`."""

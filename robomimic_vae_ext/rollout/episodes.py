@@ -237,8 +237,8 @@ def load_policy(checkpoint: dict[str, Any], device: str | None) -> Any:
         detail = str(error).splitlines()[-1].strip()
         raise CheckpointError(
             f"the checkpoint does not fit the networks of its config ({detail})",
-            "settings that leave the networks as they were trained",
-            "Change only what the policy does with its networks.",
+            "the networks that were trained",
+            "Change with --set only what the policy does with its networks, and no others by hand.",
         ) from error
     return batching.policy_in_parent(policy, wanted=None) or policy
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from robomimic_vae_ext.errors import CheckpointError
+from robomimic_vae_ext.errors import CheckpointError, ConfigError
 
 
 def parse(texts: list[str]) -> dict[str, Any]:
@@ -19,13 +19,13 @@ def parse(texts: list[str]) -> dict[str, Any]:
         Key to value.
 
     Raises:
-        CheckpointError: no `=`, or a key given twice.
+        ConfigError: no `=`, or a key given twice.
     """
     settings: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not (key and equals) or key in settings:
-            raise CheckpointError(
+            raise ConfigError(
                 f"--set '{text}'" + (" sets that key again" if key in settings else ""),
                 "KEY=VALUE, such as algo.actor.rollout_latent=zero, each key once",
                 "Correct it.",
@@ -46,6 +46,7 @@ def apply(checkpoint: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, 
 
     Raises:
         CheckpointError: the config has no such key, or it has keys below it.
+        ConfigError: the value is of another kind than the one that is there.
     """
     config = json.loads(checkpoint["config"])
     for key, value in settings.items():
@@ -59,5 +60,17 @@ def apply(checkpoint: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, 
                 "a key of the config.json in the run's folder, levels joined by dots",
                 "Correct the key after --set.",
             )
+        if _kind(holder[last]) not in (None, _kind(value)) and value is not None:
+            raise ConfigError(
+                f"--set {key}={value!r} (a {_kind(value)})",
+                f"a {_kind(holder[last])}, as the {holder[last]!r} that the checkpoint has",
+                "Correct the value; JSON's true, false and null are written in small letters.",
+            )
         holder[last] = value
     return checkpoint | {"config": json.dumps(config)}
+
+
+def _kind(value: Any) -> str | None:
+    """Kind of a JSON value; None for null, which may stand for any of them."""
+    kinds = {bool: "truth value", int: "number", float: "number", str: "string", list: "list"}
+    return kinds.get(type(value), "section") if value is not None else None

@@ -88,10 +88,10 @@ def table(checkpoints: list[Path], dataset: Path) -> str:
         dataset: with demonstrations in mask/valid.
 
     Raises:
-        CheckpointError: one cannot be read, is not of LAPO, or stacks frames.
-        DatasetError: unreadable, or nothing is held out.
+        CheckpointError: one cannot be read, is not of LAPO, stacks frames, or has other actions.
+        DatasetError: unreadable, nothing is held out, or it lacks observations.
     """
-    rows = []
+    rows, held_out = [], None
     for path in checkpoints:
         checkpoint = episodes.load_checkpoint(path)
         if checkpoint["algo_name"] != "lapo":
@@ -107,7 +107,16 @@ def table(checkpoints: list[Path], dataset: Path) -> str:
                 "train.frame_stack = 1: held-out states are looked at one by one",
                 "Leave it out.",
             )
-        found = of_model(algo, measure.load_held_out(dataset, list(algo.obs_shapes)))
+        keys = list(algo.obs_shapes)
+        if held_out is None or list(held_out.obs) != keys:
+            held_out = measure.load_held_out(dataset, keys)
+        if held_out.actions.shape[1] != algo.ac_dim:
+            raise CheckpointError(
+                f"{path} has actions of size {algo.ac_dim}",
+                f"{held_out.actions.shape[1]}, as {dataset} has",
+                "Give the dataset that it was trained on.",
+            )
+        found = of_model(algo, held_out)
         numbers = (f"{getattr(found, field.name):.4f}" for field in fields(found))
         rows.append((str(path), *numbers))
     head = ("checkpoint", "\\|z\\|, 1 = bound", "shift by the actor", "shift by z ~ N(0, 1)",

@@ -97,7 +97,7 @@ def load_held_out(path: Path, keys: list[str], mask: str = "valid") -> HeldOut:
         mask: name of the list of demonstrations below `mask/`.
 
     Raises:
-        DatasetError: unreadable file, or no such list, or an empty one.
+        DatasetError: unreadable file, no such list or an empty one, or no such observations.
     """
     with reading.open_dataset(path) as file:
         names = [name.decode() for name in file.get(f"mask/{mask}", ())]
@@ -108,6 +108,13 @@ def load_held_out(path: Path, keys: list[str], mask: str = "valid") -> HeldOut:
                 "Add the mask, for instance with robomimic's split_train_val.py.",
             )
         demos = [file[f"data/{name}"] for name in names]
+        missing = [key for key in keys if f"obs/{key}" not in demos[0]]
+        if missing:
+            raise DatasetError(
+                f"{path} has no observations {missing}",
+                f"all that the policy sees: {keys}",
+                "Give the dataset that it was trained on, or one with the same cameras and keys.",
+            )
         return HeldOut(
             obs={key: np.concatenate([demo[f"obs/{key}"][()] for demo in demos]) for key in keys},
             actions=np.concatenate([demo["actions"][()] for demo in demos]),

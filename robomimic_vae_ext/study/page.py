@@ -42,8 +42,8 @@ LOOK: Final = (
     "understood. The swap asks that directly: both cubes swap their colours in the pictures of all "
     "cameras, so that a step towards the rewarded cube becomes one towards the other; mean "
     "absolute change of Q(s, a). Dead features: share of those made of that camera which are the "
-    "same in all pictures, as of a ReLU that nothing reaches any more. Where all are dead, the "
-    "picture does not move Q and has no shares."
+    "same in all these pictures, as of a ReLU that nothing reaches any more (other pictures might "
+    "still reach it). Where all are dead, the picture does not move Q and has no shares."
 )
 
 
@@ -86,7 +86,7 @@ def document(
 
 def short(summary: Summary) -> str:
     """The claims, and every arm of every task in one line: what a README shows."""
-    parts = [claims.table(summary), claims.RULE]
+    parts = [claims.table(summary), claims.RULE] if summary.fixes else ["No arm to compare."]
     for task in summary.tasks:
         found = _arms(summary, task)
         if found:

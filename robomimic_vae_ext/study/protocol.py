@@ -184,7 +184,11 @@ def _check_references(study: Protocol, names: Collection[str]) -> None:
     """Refuse references that are no arms, or that are compared with a third one themselves."""
     found = study.references
     if not isinstance(found, dict) or not all(
-        arm in names and other in names and other != arm and other not in found
+        arm in names
+        and arm != study.reference_arm
+        and other in names
+        and other != arm
+        and other not in found
         for arm, other in found.items()
     ):
         raise ConfigError(

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from robomimic_vae_ext.data import reading
+from robomimic_vae_ext.lapo import networks
 from robomimic_vae_ext.rollout import episodes
 from robomimic_vae_ext.study import measure
 
@@ -224,8 +225,7 @@ def dead_features(algo: Any, found: Sequence[View]) -> float:
             value(algo, view.obs, view.action)
     finally:
         handle.remove()
-    features = torch.cat(outputs)  # (views, D)
-    return float((features == features[0]).all(dim=0).float().mean())
+    return float(networks.dead_share(torch.cat(outputs)))  # of (views, D)
 
 
 def look_at(dataset: Path, checkpoints: Mapping[tuple[str, int], Path]) -> TaskLook | None:

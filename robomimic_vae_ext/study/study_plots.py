@@ -130,7 +130,9 @@ def success_bars(summary: Summary, demonstrations: Demonstrations, docs: Path) -
         if demos:
             rate = demos["successes"] / demos["episodes"]
             axis.axhline(rate, linestyle="--", color="0.3", linewidth=1, label="demonstrations")
-        axis.set_xticks(range(len(summary.arms)), summary.arms, rotation=30, ha="right")
+        axis.set_xticks(
+            range(len(summary.arms)), summary.arms, rotation=50, ha="right", rotation_mode="anchor"
+        )
         axis.set(ylim=(-0.02, 1.05), xlim=(-0.6, len(summary.arms) - 0.4))
         _finish(axis, any(summary.of(task, arm) for arm in summary.arms))
     grid[0][0].set_ylabel("success rate of the final policy")

@@ -96,6 +96,8 @@ def _cell(summary: Summary, task: str, arm: str, measure: str, digits: int = 3) 
     text = formatting.with_interval(summary.estimate(task, arm, measure), digits)
     if measure != "steps_to_reference" or text == formatting.NOTHING:
         return text
+    if arm in summary.references:
+        text += f" (of `{summary.references[arm]}`)"
     values = summary.values(task, arm, measure).values()
     never = sum(math.isinf(value) for value in values)
     return f"{text}, {never} of {len(values)} never" if never else text
@@ -128,7 +130,7 @@ def comparisons(summary: Summary, task: str, arms: Sequence[str]) -> str:
     """Every arm against its reference, the arms of the claims, and the other algorithms."""
     reference = summary.reference
     fixes = [arm for arm in summary.fixes if arm not in summary.references]
-    rivals = [reference, *(arm for arm in (*fixes, *summary.baselines) if arm in arms)]
+    rivals = [arm for arm in (*fixes, *summary.baselines) if arm in arms]
     rows = []
     for arm in arms:
         if arm == reference:
@@ -142,6 +144,7 @@ def comparisons(summary: Summary, task: str, arms: Sequence[str]) -> str:
                 formatting.with_interval(summary.ratio(task, arm, against, measure))
                 for measure in ("critic_error_final", "value_error", "success_final")
             ),
+            formatting.with_interval(summary.difference(task, arm, against, "success_final")),
             *(
                 formatting.NOTHING
                 if arm == rival
@@ -151,7 +154,8 @@ def comparisons(summary: Summary, task: str, arms: Sequence[str]) -> str:
         ))  # fmt: skip
     head = (
         "arm", "against", "times fewer steps", "held-out Q error / its",
-        "Q error in rollouts / its", "success / its", *(f"success - `{r}`" for r in rivals),
+        "Q error in rollouts / its", "success / its", "success - its",
+        *(f"success - `{rival}`" for rival in rivals),
     )  # fmt: skip
     return markdown.table(head, rows)
 

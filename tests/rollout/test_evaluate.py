@@ -88,7 +88,7 @@ def test_settings_of_the_command_line_are_json_or_strings() -> None:
         "a.b": "zero", "a.c": 3, "a.d": [0, 1], "a.e": None, "a.f": "x=y",
     }  # fmt: skip
     for wrong in (["a.b"], ["=3"], ["a=1", "a=2"]):
-        with pytest.raises(CheckpointError, match="--set"):
+        with pytest.raises(ConfigError, match="--set"):
             settings.parse(wrong)
 
 
@@ -101,6 +101,17 @@ def test_settings_replace_values_of_the_config_only() -> None:
     for key in ("algo.actor.y", "algo.actor", "algo.n.z", "z", "algo.actor.z.x"):
         with pytest.raises(CheckpointError, match=f"no value '{key}'"):
             settings.apply(checkpoint, {key: 1})
+
+
+@pytest.mark.parametrize("value", ["False", 1, [True]])
+def test_a_setting_of_another_kind_is_refused(value: Any) -> None:
+    checkpoint = {"config": json.dumps({"algo": {"gmm": False, "rate": 1, "bounds": None}})}
+    with pytest.raises(ConfigError, match="expected a truth value, as the False"):
+        settings.apply(checkpoint, {"algo.gmm": value})
+    for key, fine in {"algo.gmm": True, "algo.rate": 0.5, "algo.bounds": [0, 1]}.items():
+        assert (
+            fine in json.loads(settings.apply(checkpoint, {key: fine})["config"])["algo"].values()
+        )
 
 
 def load_with(checkpoint: Path, key: str, value: Any) -> Any:

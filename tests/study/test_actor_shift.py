@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from robomimic_vae_ext.errors import CheckpointError
+from robomimic_vae_ext.errors import CheckpointError, DatasetError
 from robomimic_vae_ext.rollout import episodes
 from robomimic_vae_ext.study import actor_shift, measure
-from tests.conftest import REPOSITORY
+from tests.conftest import CAMERAS, REPOSITORY
 
 
 class Known:
@@ -88,8 +90,28 @@ def test_other_algorithms_are_one_sentence(
     monkeypatch.setattr(episodes, "load_checkpoint", lambda path: {"algo_name": "bc"})
     with pytest.raises(CheckpointError, match="is of 'bc'"):
         actor_shift.table([tmp_path / "model.pth"], dataset)
+    monkeypatch.undo()
     result = run_script(tmp_path / "none.pth", dataset=dataset)
     assert result.returncode == 2 and "inspect_actor.py: there is no file" in result.stderr
+
+
+def test_a_dataset_that_does_not_fit_is_one_sentence(
+    trained_checkpoint: Path, dataset: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.hdf5"
+    shutil.copy(dataset, other)
+    with h5py.File(other, "r+") as file:
+        for demo in file["data"].values():
+            actions = demo["actions"][:, :6]
+            del demo["actions"]
+            demo["actions"] = actions
+    with pytest.raises(CheckpointError, match="actions of size 7; expected 6"):
+        actor_shift.table([trained_checkpoint], other)
+    with h5py.File(other, "r+") as file:
+        for demo in file["data"].values():
+            del demo[f"obs/{CAMERAS[0]}"]
+    with pytest.raises(DatasetError, match=f"has no observations .'{CAMERAS[0]}'"):
+        actor_shift.table([trained_checkpoint], other)
 
 
 def run_script(*checkpoints: Path, dataset: Path) -> Any:

@@ -96,6 +96,7 @@ def test_the_studies_of_the_repository_are_in_order(path: Path) -> None:
         ({"claims_of": "bc"}, "claims_of is 'bc'; expected a list"),
         ({"references": {"bc": "none"}}, "references is {'bc': 'none'}; expected arm to another"),
         ({"references": {"bc": "bc"}}, "references is {'bc': 'bc'}; expected arm to another"),
+        ({"references": {"vae": "bc"}}, "references is {'vae': 'bc'}; expected arm to another"),
         ({"references": ["bc"]}, "references is ['bc']; expected arm to another"),
     ],
 )

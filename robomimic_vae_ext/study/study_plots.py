@@ -179,7 +179,8 @@ def saliency(found: Any, arms: Sequence[str], docs: Path, task: str) -> None:
             q, swapped = (round(x, 2) + 0.0 for x in (look.q[index], look.q_swapped[index]))
             values = f"Q {q:.2f}, swapped {swapped:.2f}"
             axis.set_title(f"{arm}, seed {seed}\n{values}", fontsize=9)
-    figure.savefig(docs / saliency_figure(task).name, dpi=DPI)
+    # Small: noisy maps of many arms are large as PNG, and the pictures have 84 pixels anyway.
+    figure.savefig(docs / saliency_figure(task).name, dpi=75)
     plt.close(figure)
 
 

@@ -48,12 +48,9 @@ def of_model(algo: Any, held_out: measure.HeldOut) -> ActorShift:
         held_out: from `measure.load_held_out`.
     """
     generator = torch.Generator().manual_seed(0)  # the same z for every model
-    parts = []
-    for start in range(0, len(held_out.actions), measure.BATCH):
-        rows = slice(start, start + measure.BATCH)
-        obs = {k: measure.process(frames[rows], k, algo) for k, frames in held_out.obs.items()}
-        actions = torch.from_numpy(held_out.actions[rows]).float().to(algo.device)
-        parts.append(_of_batch(algo, obs, actions, generator))
+    parts = [
+        _of_batch(algo, obs, actions, generator) for obs, actions in measure.batches(algo, held_out)
+    ]
     return ActorShift(*torch.cat(parts).mean(dim=0).tolist())
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -168,12 +168,17 @@ def held_out_values(algo: Any, held_out: HeldOut) -> np.ndarray | None:
     if values is None:
         return None
     parts = []
+    for obs, actions in batches(algo, held_out):
+        parts.append(values(obs, actions).cpu().numpy())
+    return np.concatenate(parts).astype(np.float64)
+
+
+def batches(algo: Any, held_out: HeldOut) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """Observations, ready for the networks, and actions (B, A) of all transitions, in order."""
     for start in range(0, len(held_out.actions), BATCH):
         rows = slice(start, start + BATCH)
         obs = {key: process(frames[rows], key, algo) for key, frames in held_out.obs.items()}
-        actions = torch.from_numpy(held_out.actions[rows]).float().to(algo.device)
-        parts.append(values(obs, actions).cpu().numpy())
-    return np.concatenate(parts).astype(np.float64)
+        yield obs, torch.from_numpy(held_out.actions[rows]).float().to(algo.device)
 
 
 def process(frames: np.ndarray, key: str, algo: Any) -> Tensor:

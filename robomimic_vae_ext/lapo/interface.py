@@ -117,10 +117,8 @@ class Interface(algo.PolicyAlgo, algo.ValueAlgo):
         """
         return self.obs_encoder(obs, goal)
 
-    def _features_of(
-        self, obs_dict: Obs, goal_dict: Obs | None, encoder: nn.Module | None = None
-    ) -> Tensor:
-        """Features of what rollouts see, by the critic's encoder or another one: (B, D)."""
+    def _features_of(self, obs_dict: Obs, goal_dict: Obs | None, encoder: nn.Module) -> Tensor:
+        """Features of what rollouts see, by one of the encoders: (B, D)."""
         obs = {key: obs_dict[key] for key in self.obs_shapes}
         if self.frame_stack == 1:
             # Rollouts have no frame axis then; batches always have one.
@@ -128,11 +126,15 @@ class Interface(algo.PolicyAlgo, algo.ValueAlgo):
                 key: value if value.ndim == len(self.obs_shapes[key]) + 2 else value.unsqueeze(1)
                 for key, value in obs.items()
             }
-        return (self.obs_encoder if encoder is None else encoder)(obs, goal_dict)
+        return encoder(obs, goal_dict)
 
     def policy_features(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:
         """What actor and decoder see of the observations of `get_action`: (B, D)."""
         return self._features_of(obs_dict, goal_dict, self.policy_encoder)
+
+    def value_features(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:
+        """What Q and V see of the observations of `get_action`: (B, D)."""
+        return self._features_of(obs_dict, goal_dict, self.obs_encoder)
 
     @torch.no_grad()
     def get_action(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:
@@ -155,7 +157,7 @@ class Interface(algo.PolicyAlgo, algo.ValueAlgo):
     @torch.no_grad()
     def get_state_value(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:
         """V of observations: (B, 1)."""
-        return self.nets["critic"].value(self._features_of(obs_dict, goal_dict))[:, None]
+        return self.nets["critic"].value(self.value_features(obs_dict, goal_dict))[:, None]
 
     @torch.no_grad()
     def get_state_action_value(
@@ -166,7 +168,10 @@ class Interface(algo.PolicyAlgo, algo.ValueAlgo):
 
     def mixed_q(self, obs_dict: Obs, actions: Tensor, goal_dict: Obs | None = None) -> Tensor:
         """As `get_state_action_value`, with its graph: (B,)."""
-        features = self._features_of(obs_dict, goal_dict)
+        return self.mixed_q_of_features(self.value_features(obs_dict, goal_dict), actions)
+
+    def mixed_q_of_features(self, features: Tensor, actions: Tensor) -> Tensor:
+        """Mixed Q of `value_features` (B, D) and actions (B, A): (B,)."""
         q = self.nets["critic"].q_values(features, actions)
         return losses.mix_min_max(q, self.algo_config.critic.doubleq_min)
 

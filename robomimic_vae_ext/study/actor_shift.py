@@ -6,14 +6,16 @@ larger. Moved far for little Q, the action is one that Q has never seen.
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from robomimic_vae_ext import markdown
+from robomimic_vae_ext import files, markdown
 from robomimic_vae_ext.errors import CheckpointError
 from robomimic_vae_ext.rollout import episodes
 from robomimic_vae_ext.study import measure
@@ -40,6 +42,9 @@ class ActorShift:
     q: float
 
 
+_NAMES: Final = tuple(field.name for field in fields(ActorShift))
+
+
 def of_model(algo: Any, held_out: measure.HeldOut) -> ActorShift:
     """Measure a LAPO in eval mode.
 
@@ -59,7 +64,7 @@ def _of_batch(
     algo: Any, obs: dict[str, Tensor], actions: Tensor, generator: torch.Generator
 ) -> Tensor:
     """The fields of ActorShift for every state: (B, 6)."""
-    features = algo.policy_features(obs)
+    features, seen = algo.policy_features(obs), algo.value_features(obs)
     z = algo.nets["actor"](features)  # (B, Z)
     bound = algo.algo_config.actor.max_latent_action
     random = torch.randn(z.shape, generator=generator).to(z.device).clamp(-bound, bound)
@@ -71,24 +76,27 @@ def _of_batch(
         (at_z - at_zero).abs().mean(dim=1),
         (at_random - at_zero).abs().mean(dim=1),
         (at_zero - actions).abs().mean(dim=1),
-        algo.mixed_q(obs, at_z) - algo.mixed_q(obs, at_zero),
-        algo.mixed_q(obs, actions),
+        algo.mixed_q_of_features(seen, at_z) - algo.mixed_q_of_features(seen, at_zero),
+        algo.mixed_q_of_features(seen, actions),
     )
     return torch.stack(columns, dim=1)
 
 
-def table(checkpoints: list[Path], dataset: Path) -> str:
-    """One line a checkpoint.
+def of_checkpoints(checkpoints: list[Path], dataset: Path) -> list[ActorShift]:
+    """Measure one checkpoint after the other.
 
     Args:
         checkpoints: of LAPO.
         dataset: with demonstrations in mask/valid.
 
+    Returns:
+        As many as checkpoints.
+
     Raises:
         CheckpointError: one cannot be read, is not of LAPO, stacks frames, or has other actions.
         DatasetError: unreadable, nothing is held out, or it lacks observations.
     """
-    rows, held_out = [], None
+    found, held_out = [], None
     for path in checkpoints:
         checkpoint = episodes.load_checkpoint(path)
         if checkpoint["algo_name"] != "lapo":
@@ -113,9 +121,25 @@ def table(checkpoints: list[Path], dataset: Path) -> str:
                 f"{held_out.actions.shape[1]}, as {dataset} has",
                 "Give the dataset that it was trained on.",
             )
-        found = of_model(algo, held_out)
-        numbers = (f"{getattr(found, field.name):.4f}" for field in fields(found))
-        rows.append((str(path), *numbers))
+        found.append(of_model(algo, held_out))
+    return found
+
+
+def table(checkpoints: list[Path], found: list[ActorShift]) -> str:
+    """One line a checkpoint, for people."""
+    rows = [(str(path), *_numbers(shift)) for path, shift in zip(checkpoints, found, strict=True)]
     head = ("checkpoint", "\\|z\\|, 1 = bound", "shift by the actor", "shift by z ~ N(0, 1)",
             "error at z = 0", "gain in Q", "Q of the data")  # fmt: skip
     return markdown.table(head, rows)
+
+
+def write_csv(path: Path, checkpoints: list[Path], found: list[ActorShift]) -> None:
+    """One line a checkpoint, under the names of ActorShift's fields."""
+    rows = [(str(name), *_numbers(shift)) for name, shift in zip(checkpoints, found, strict=True)]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("checkpoint", *_NAMES), *rows])
+    files.write_text(path, text.getvalue())
+
+
+def _numbers(shift: ActorShift) -> list[str]:
+    return [f"{getattr(shift, name):.4f}" for name in _NAMES]

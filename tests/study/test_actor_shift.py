@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,10 @@ class Known:
     def policy_features(self, obs: dict[str, Tensor]) -> Tensor:
         return obs["x"]
 
-    def mixed_q(self, obs: dict[str, Tensor], actions: Tensor) -> Tensor:
+    def value_features(self, obs: dict[str, Tensor]) -> Tensor:
+        return obs["x"]
+
+    def mixed_q_of_features(self, features: Tensor, actions: Tensor) -> Tensor:
         return actions.sum(dim=1)
 
 
@@ -76,12 +80,20 @@ def test_a_real_checkpoint_agrees_with_its_own_actions(
     assert found.shift > 0 and 0 < found.z <= 1 and found.spread > 0
 
 
-def test_the_script_prints_one_line_a_checkpoint(trained_checkpoint: Path, dataset: Path) -> None:
-    result = run_script(trained_checkpoint, trained_checkpoint, dataset=dataset)
+def test_the_script_prints_and_writes_one_line_a_checkpoint(
+    trained_checkpoint: Path, dataset: Path, tmp_path: Path
+) -> None:
+    written = tmp_path / "made" / "actor.csv"
+    flags = ("--csv", written)
+    result = run_script(trained_checkpoint, trained_checkpoint, dataset=dataset, flags=flags)
     assert result.returncode == 0, result.stderr
     lines = [line for line in result.stdout.splitlines() if line.startswith("|")]
     assert len(lines) == 4 and lines[2] == lines[3]
     assert lines[2].count("|") == lines[1].count("|")
+    first, second = csv.DictReader(written.open())
+    assert first == second and first["checkpoint"] == str(trained_checkpoint)
+    printed = [cell.strip() for cell in lines[2].split("|")[2:-1]]
+    assert [first[name] for name in ("z", "shift", "spread", "error", "gain", "q")] == printed
 
 
 def test_other_algorithms_are_one_sentence(
@@ -89,7 +101,7 @@ def test_other_algorithms_are_one_sentence(
 ) -> None:
     monkeypatch.setattr(episodes, "load_checkpoint", lambda path: {"algo_name": "bc"})
     with pytest.raises(CheckpointError, match="is of 'bc'"):
-        actor_shift.table([tmp_path / "model.pth"], dataset)
+        actor_shift.of_checkpoints([tmp_path / "model.pth"], dataset)
     monkeypatch.undo()
     result = run_script(tmp_path / "none.pth", dataset=dataset)
     assert result.returncode == 2 and "inspect_actor.py: there is no file" in result.stderr
@@ -106,15 +118,15 @@ def test_a_dataset_that_does_not_fit_is_one_sentence(
             del demo["actions"]
             demo["actions"] = actions
     with pytest.raises(CheckpointError, match="actions of size 7; expected 6"):
-        actor_shift.table([trained_checkpoint], other)
+        actor_shift.of_checkpoints([trained_checkpoint], other)
     with h5py.File(other, "r+") as file:
         for demo in file["data"].values():
             del demo[f"obs/{CAMERAS[0]}"]
     with pytest.raises(DatasetError, match=f"has no observations .'{CAMERAS[0]}'"):
-        actor_shift.table([trained_checkpoint], other)
+        actor_shift.of_checkpoints([trained_checkpoint], other)
 
 
-def run_script(*checkpoints: Path, dataset: Path) -> Any:
+def run_script(*checkpoints: Path, dataset: Path, flags: tuple[Any, ...] = ()) -> Any:
     script = REPOSITORY / "scripts" / "inspect_actor.py"
-    words = [sys.executable, script, "--agent", *checkpoints, "--dataset", dataset]
+    words = [sys.executable, script, "--agent", *checkpoints, "--dataset", dataset, *flags]
     return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=240)

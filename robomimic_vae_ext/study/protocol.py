@@ -121,6 +121,7 @@ class Protocol:
         reference_arm: what the other arms are compared with.
         claims_of: arms that the table of claims is about; empty: the one that it finds.
         references: arms that are compared with another one than `reference_arm`, and with which.
+        groups: title to the arms that share a row of panels in the figures; empty: all share one.
     """
 
     name: str
@@ -133,6 +134,7 @@ class Protocol:
     reference_arm: str
     claims_of: tuple[str, ...] = ()
     references: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def training_of(self, task: Task, arm: Arm) -> Training:
         """Training of one arm on one task."""
@@ -152,7 +154,7 @@ def read_protocol(path: Path) -> Protocol:
         _read_json(path),
         str(path),
         required=("name", "tasks", "arms", "seeds", "training", "evaluation", "reference_arm"),
-        optional=("claims_of", "references"),
+        optional=("claims_of", "references", "groups"),
     )
     base, training = path.resolve().parent, values["training"]
     study = Protocol(
@@ -166,6 +168,7 @@ def read_protocol(path: Path) -> Protocol:
         reference_arm=values["reference_arm"],
         claims_of=_list(values.get("claims_of", []), "claims_of"),
         references=values.get("references", {}),
+        groups=_groups(values.get("groups", {}), tuple(values["arms"])),
     )
     names = [arm.name for arm in study.arms]
     if study.reference_arm not in names:
@@ -279,6 +282,24 @@ def _list(value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, list):
         raise ConfigError(f"{where} is {value!r}", "a list", ACTION)
     return tuple(value)
+
+
+def _groups(value: Any, arms: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Refuse groups that name no arm, or leave one out of the figures."""
+    if not isinstance(value, dict):
+        raise ConfigError(f"groups is {value!r}", "title to a list of arms", ACTION)
+    groups = {title: _list(names, f"groups.{title}") for title, names in value.items()}
+    for title, names in groups.items():
+        if not names or len(set(map(str, names))) < len(names) or any(n not in arms for n in names):
+            raise ConfigError(
+                f"groups.{title} is {value[title]!r}", f"some of {list(arms)}", ACTION
+            )
+    left_out = [
+        arm for arm in arms if groups and not any(arm in names for names in groups.values())
+    ]
+    if left_out:
+        raise ConfigError(f"groups has no {left_out}", "every arm in a group", ACTION)
+    return groups
 
 
 def _read_json(path: Path) -> Any:

@@ -150,6 +150,7 @@ def summary_of(data: Mapping[str, Any]) -> Summary:
         reference=study["reference_arm"],
         claims_of=tuple(study.get("claims_of", ())),
         references=study.get("references", {}),
+        groups=study.get("groups", {}),
         records=tuple(records.from_dict(values) for values in data["records"]),
     )
 

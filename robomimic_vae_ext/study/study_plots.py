@@ -25,7 +25,10 @@ MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 BINS: Final = 8  # of Q, with the same number of steps in each
 DPI: Final = 110
 VIEWS: Final = 3  # rows of the saliency figure
-LEGEND_WIDTH: Final = 1.6  # of one entry [inch]
+LEGEND_WIDTH: Final = 2.4  # of one entry [inch]
+CONSTANT: Final = "best constant"
+DATA: Final = "demonstrations"
+LINE: Final = 0.19  # of a legend beside panels [inch]
 
 Demonstrations = Mapping[str, Mapping[str, Any] | None]
 
@@ -35,6 +38,14 @@ class Figure(NamedTuple):
 
     name: str
     text: str
+
+
+class Row(NamedTuple):
+    """A row of panels, one for each task: a group's title and its arms."""
+
+    title: str
+    arms: Sequence[str]
+    axes: Sequence[Any]
 
 
 def all_figures(summary: Summary, demonstrations: Demonstrations, docs: Path) -> list[Figure]:
@@ -48,7 +59,7 @@ def all_figures(summary: Summary, demonstrations: Demonstrations, docs: Path) ->
     docs.mkdir(parents=True, exist_ok=True)
     drawn = []
     if any(record.errors[1] for record in summary.records):
-        drawn.append(learning_curves(summary, demonstrations, docs))
+        drawn += [error_curves(summary, demonstrations, docs), auc_curves(summary, docs)]
     if any(record.q for record in summary.records):
         drawn.append(calibration(summary, docs))
     if any(record.rollouts for record in summary.records):
@@ -56,89 +67,114 @@ def all_figures(summary: Summary, demonstrations: Demonstrations, docs: Path) ->
     return drawn
 
 
-def learning_curves(summary: Summary, demonstrations: Demonstrations, docs: Path) -> Figure:
-    """Held-out Q error and AUC against gradient steps, a column for each task."""
-    figure, grid = _grid(summary, rows=2, height=6.4)
-    rows = (("critic_error", "held-out Q error", "log"), ("auc", "AUC of Q for success", "linear"))
-    for (measure, label, scale), axes in zip(rows, grid, strict=True):
+def error_curves(summary: Summary, demonstrations: Demonstrations, docs: Path) -> Figure:
+    """Held-out Q error against gradient steps, and the error of a Q that is the same everywhere."""
+    figure, rows = _rows(summary, "held-out Q error", "gradient steps")
+    for _, arms, axes in rows:
         for axis, task in zip(axes, summary.tasks, strict=True):
-            drawn = [
-                _band(axis, summary.of(task, arm), measure, _look(summary, arm), arm)
-                for arm in summary.arms
-            ]
-            constant = (demonstrations.get(task) or {}).get("constant_error")
-            if measure == "critic_error" and constant is not None and any(drawn):
-                axis.axhline(constant, color="0.3", linewidth=1, label="best constant")
-            axis.set(xlabel="gradient steps", xlim=(0, None))
-            if scale == "log" and any(drawn):
+            if _bands(axis, summary, task, arms, "critic_error"):
                 _logarithmic(axis.yaxis)
-            _finish(axis, any(drawn))
-        axes[0].set_ylabel(label)
-    _titles(summary, grid[0])
+                constant = (demonstrations.get(task) or {}).get("constant_error")
+                if constant is not None:
+                    axis.axhline(constant, color="0.3", linewidth=1, label=CONSTANT)
+            else:
+                _empty(axis)
     text = (
-        "Learning curves: mean over seeds, the band from the smallest to the largest seed. Grey: "
-        "the error of the best Q that is the same everywhere."
+        "Held-out Q error against gradient steps: mean over seeds, the band from the smallest to "
+        "the largest seed. Grey: the error of the best Q that is the same everywhere."
     )
-    return _save(figure, docs, "results_curves.png", text)
+    return _save(figure, rows, docs, "results_curves.png", text)
+
+
+def auc_curves(summary: Summary, docs: Path) -> Figure:
+    """AUC of Q for success against gradient steps."""
+    figure, rows = _rows(summary, "AUC of Q for success", "gradient steps")
+    for _, arms, axes in rows:
+        for axis, task in zip(axes, summary.tasks, strict=True):
+            if not _bands(axis, summary, task, arms, "auc"):
+                _empty(axis)
+    text = "AUC of Q for success on held-out states, drawn like the error."
+    return _save(figure, rows, docs, "results_auc.png", text)
 
 
 def calibration(summary: Summary, docs: Path) -> Figure:
-    """Mean return received against Q(s, a), in bins of Q, a panel for each task."""
-    figure, grid = _grid(summary, rows=1, height=4.4)
-    for axis, task in zip(grid[0], summary.tasks, strict=True):
-        drawn, ends = False, [0.0, 1.0]
-        for arm in summary.arms:
-            found = summary.of(task, arm)
-            q = np.concatenate([np.array(record.q) for record in found] or [np.zeros(0)])
-            returns = np.concatenate([np.array(record.returns) for record in found] or [q])
-            if len(q) < BINS:
-                continue
-            parts = np.array_split(np.argsort(q, kind="stable"), BINS)
-            x = [q[part].mean() for part in parts]
-            axis.plot(x, [returns[part].mean() for part in parts], label=arm, markersize=4.5,
-                      **_look(summary, arm, marker=True))  # fmt: skip
-            drawn, ends = True, [min(ends[0], *x), max(ends[1], *x)]
-        axis.plot(ends, ends, color="0.6", linewidth=0.8)
-        axis.set(xlabel="Q(s, a) of the acting policy")
-        _finish(axis, drawn)
-    grid[0][0].set_ylabel("discounted return received from s")
-    _titles(summary, grid[0])
+    """Mean return received against Q(s, a), in bins of Q."""
+    figure, rows = _rows(summary, "discounted return received", "Q(s, a) of the acting policy")
+    for _, arms, axes in rows:
+        for axis, task in zip(axes, summary.tasks, strict=True):
+            ends = [0.0, 1.0]
+            for index, arm in enumerate(arms):
+                x, y = _calibrated(summary.of(task, arm))
+                if x:
+                    axis.plot(x, y, label=arm, markersize=4.5, **_look(index, marker=True))
+                    ends = [min(ends[0], *x), max(ends[1], *x)]
+            if not axis.lines:
+                _empty(axis)
+            axis.plot(ends, ends, color="0.6", linewidth=0.8)
     text = (
         f"Value against return in rollouts of the final policies, all seeds together, {BINS} bins "
         "with equally many steps; on the grey line Q is right on average, below it too high."
     )
-    return _save(figure, docs, "results_values.png", text)
+    return _save(figure, rows, docs, "results_values.png", text)
+
+
+def _calibrated(found: Sequence[Record]) -> tuple[list[float], list[float]]:
+    """Means of Q and of the return in every bin, of all seeds together; empty for few steps."""
+    q = np.array([value for record in found for value in record.q])
+    returns = np.array([value for record in found for value in record.returns])
+    if len(q) < BINS:
+        return [], []
+    parts = np.array_split(np.argsort(q, kind="stable"), BINS)
+    return [float(q[part].mean()) for part in parts], [
+        float(returns[part].mean()) for part in parts
+    ]
 
 
 def success_bars(summary: Summary, demonstrations: Demonstrations, docs: Path) -> Figure:
-    """Final success with intervals; seeds as dots, demonstrations as a dashed line."""
-    figure, grid = _grid(summary, rows=1, height=4.0)
-    for axis, task in zip(grid[0], summary.tasks, strict=True):
+    """Final success with intervals, coloured by group; demonstrations as a dashed line."""
+    count = len(summary.tasks)
+    figure, axes = plt.subplots(
+        1, count, figsize=(max(5.0, 4.0 * count), 4.2), squeeze=False, layout="constrained"
+    )
+    groups = _groups(summary)
+    of_arm: dict[str, str] = {}
+    for title, arms in groups.items():
+        for arm in arms:
+            of_arm.setdefault(arm, title)  # the first of several
+    for axis, task in zip(axes[0], summary.tasks, strict=True):
         for x, arm in enumerate(summary.arms):
             estimate = summary.estimate(task, arm, "success_final")
             if estimate is None:
                 continue
-            colour, hatch = _look(summary, arm)["color"], "//" if x >= len(PALETTE) else None
-            axis.bar(x, estimate.value, color=colour, alpha=0.55, width=0.7, hatch=hatch)
+            group = of_arm[arm]
+            colour = _look(list(groups).index(group))["color"]
+            axis.bar(x, estimate.value, color=colour, alpha=0.55, width=0.7, label=group)
             if estimate.low is not None and estimate.high is not None:
                 error = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
                 axis.errorbar(x, estimate.value, error, color="0.15", capsize=4)
             rates = list(summary.values(task, arm, "success_final").values())
             offsets = np.linspace(-0.22, 0.22, len(rates)) if len(rates) > 1 else [0.0]
             axis.scatter(x + np.array(offsets), rates, color="0.15", s=12, zorder=3)
+        if not axis.patches:
+            _empty(axis)
         demos = demonstrations.get(task)
         if demos:
             rate = demos["successes"] / demos["episodes"]
-            axis.axhline(rate, linestyle="--", color="0.3", linewidth=1, label="demonstrations")
+            axis.axhline(rate, linestyle="--", color="0.3", linewidth=1, label=DATA)
         axis.set_xticks(
             range(len(summary.arms)), summary.arms, rotation=50, ha="right", rotation_mode="anchor"
         )
         axis.set(ylim=(-0.02, 1.05), xlim=(-0.6, len(summary.arms) - 0.4))
-        _finish(axis, any(summary.of(task, arm) for arm in summary.arms))
-    grid[0][0].set_ylabel("success rate of the final policy")
-    _titles(summary, grid[0])
+        axis.grid(True, alpha=0.3)
+    axes[0][0].set_ylabel("success rate of the final policy")
+    _titles(summary, axes[0])
+    entries = _entries(axes[0])
+    columns = max(1, int(figure.get_figwidth() / LEGEND_WIDTH))
+    figure.legend(
+        entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False
+    )
     text = "Success of the final policies with 95 % intervals; dots: seeds."
-    return _save(figure, docs, "results_success.png", text)
+    return _write(figure, docs, "results_success.png", text)
 
 
 def saliency_figure(task: str) -> Figure:
@@ -184,19 +220,52 @@ def saliency(found: Any, arms: Sequence[str], docs: Path, task: str) -> None:
     plt.close(figure)
 
 
-def _grid(summary: Summary, rows: int, height: float) -> tuple[Any, np.ndarray]:
-    columns = len(summary.tasks)
-    return plt.subplots(
-        rows, columns, figsize=(max(5.0, 4.0 * columns), height), squeeze=False,
-        layout="constrained",
+def _groups(summary: Summary) -> Mapping[str, Sequence[str]]:
+    """Title to arms; without any, all under an empty title."""
+    return summary.groups or {"": summary.arms}
+
+
+def _rows(summary: Summary, label: str, xlabel: str) -> tuple[Any, list[Row]]:
+    """A figure with a row of panels for each group, a column for each task.
+
+    Args:
+        summary: whose groups and tasks they are.
+        label, xlabel: of the axes.
+
+    Returns:
+        The figure and its rows.
+    """
+    groups, columns = _groups(summary), len(summary.tasks)
+    heights = [max(2.5, 0.5 + LINE * len(arms)) for arms in groups.values()]
+    figure, grid = plt.subplots(
+        len(groups), columns, figsize=(1.7 + max(4.5, 3.5 * columns), 0.3 + sum(heights)),
+        squeeze=False, layout="constrained", height_ratios=heights,
     )  # fmt: skip
+    for axes in grid:
+        axes[0].set_ylabel(label)
+        for axis in axes:
+            axis.grid(True, alpha=0.3)
+            axis.set(xlabel=xlabel)
+    _titles(summary, grid[0])
+    return figure, [
+        Row(title, arms, axes) for (title, arms), axes in zip(groups.items(), grid, strict=True)
+    ]
 
 
-def _look(summary: Summary, arm: str, marker: bool = False) -> dict[str, Any]:
-    """Colour and line style of an arm, the same in all figures."""
-    index = summary.arms.index(arm)
+def _look(index: int, marker: bool = False) -> dict[str, Any]:
+    """Colour and line style of the index-th arm of a group."""
     look = {"color": PALETTE[index % len(PALETTE)], "linestyle": STYLES[index % len(STYLES)]}
     return look | ({"marker": MARKERS[index % len(MARKERS)]} if marker else {})
+
+
+def _bands(axis: Any, summary: Summary, task: str, arms: Sequence[str], measure: str) -> bool:
+    """Draw a task's arms; False if there was nothing to draw."""
+    drawn = [
+        _band(axis, summary.of(task, arm), measure, _look(index), arm)
+        for index, arm in enumerate(arms)
+    ]
+    axis.set(xlim=(0, None))
+    return any(drawn)
 
 
 def _band(
@@ -235,26 +304,32 @@ def _titles(summary: Summary, axes: Sequence[Any]) -> None:
         axis.set_title(f"{task} ({count} seed{'' if count == '1' else 's'})")
 
 
-def _finish(axis: Any, drawn: bool) -> None:
-    axis.grid(True, alpha=0.3)
-    if not drawn:
-        axis.text(
-            0.5, 0.5, "nothing to show yet", transform=axis.transAxes, ha="center", color="0.4"
-        )
+def _empty(axis: Any) -> None:
+    axis.text(0.5, 0.5, "nothing to show yet", transform=axis.transAxes, ha="center", color="0.4")
 
 
-def _save(figure: Any, docs: Path, name: str, text: str) -> Figure:
-    """One legend for all panels, below them."""
+def _entries(axes: Sequence[Any]) -> dict[str, Any]:
+    """Label to handle of everything in some panels that has a name; what is no arm, last."""
     entries: dict[str, Any] = {}
-    for axis in figure.axes:
+    for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    if entries:
-        columns = max(2, int(figure.get_figwidth() / LEGEND_WIDTH))
-        figure.legend(
-            entries.values(), entries.keys(), loc="outside lower center", ncols=columns,
-            frameon=False,
-        )  # fmt: skip
+    return dict(sorted(entries.items(), key=lambda entry: entry[0] in (CONSTANT, DATA)))
+
+
+def _save(figure: Any, rows: Sequence[Row], docs: Path, name: str, text: str) -> Figure:
+    """A legend for each row, to its right, under the group's title."""
+    for title, _, axes in rows:
+        entries = _entries(axes)
+        if entries:
+            axes[-1].legend(
+                entries.values(), entries.keys(), title=title or None, alignment="left",
+                loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9,
+            )  # fmt: skip
+    return _write(figure, docs, name, text)
+
+
+def _write(figure: Any, docs: Path, name: str, text: str) -> Figure:
     figure.savefig(docs / name, dpi=DPI)
     plt.close(figure)
     return Figure(name, text)

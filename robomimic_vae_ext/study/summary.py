@@ -27,6 +27,7 @@ class Summary:
         reference: arm that the others are compared with.
         claims_of: arms that the claims are asked of; empty: the one that can be found.
         references: arms that are compared with another one than `reference`, and with which.
+        groups: title to the arms that share a row of panels in the figures; empty: all share one.
         records: of the finished jobs, none twice, none that was not planned.
     """
 
@@ -37,6 +38,7 @@ class Summary:
     records: tuple[Record, ...]
     claims_of: tuple[str, ...] = ()
     references: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @cached_property
     def by_key(self) -> dict[tuple[str, str, int], Record]:

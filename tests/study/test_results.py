@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -15,6 +16,7 @@ import pytest
 from robomimic_vae_ext.errors import ConfigError, DatasetError
 from robomimic_vae_ext.study import claims, page, records, results, study_plots, tables
 from robomimic_vae_ext.study.statistics import Estimate
+from robomimic_vae_ext.study.summary import Summary
 from tests.study import synthetic
 
 
@@ -136,7 +138,12 @@ def test_everything_can_be_made_again_from_the_json(written: tuple[Path, str]) -
     results.publish(json.loads(before["results.json"]), again)
     for name in ("results.csv", "results.json", "results.md"):
         assert (again / name).read_bytes() == before[name], name
-    for name in ("results_curves.png", "results_values.png", "results_success.png"):
+    for name in (
+        "results_curves.png",
+        "results_auc.png",
+        "results_values.png",
+        "results_success.png",
+    ):
         assert matplotlib.image.imread(again / name)[..., :3].std() > 0.05
 
 
@@ -309,14 +316,44 @@ def test_sentences_fit_any_outcome(written: tuple[Path, str]) -> None:
         assert word not in text.lower()
 
 
-@pytest.mark.parametrize("width", [5.0, 8.0])
-def test_the_legend_of_many_arms_stays_inside_the_figure(tmp_path: Path, width: float) -> None:
-    figure, axis = study_plots.plt.subplots(figsize=(width, 5), layout="constrained")
-    for index in range(15):
-        axis.plot([0, 1], [0, index], label=f"critic_orth_{index}")
-    study_plots._save(figure, tmp_path, "many.png", "")
+def grouped(folder: Path, groups: dict[str, list[str]], tasks: int = 2) -> Summary:
+    data = json.loads((folder / "docs" / "results.json").read_text())
+    study = data["manifest"]["study"]
+    study["groups"] = groups
+    study["tasks"] = dict(list(study["tasks"].items())[:tasks])
+    data["records"] = [r for r in data["records"] if r["task"] in study["tasks"]]
+    return results.summary_of(data)
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_legend_of_many_arms_stays_beside_its_panels(
+    written: tuple[Path, str], tmp_path: Path, tasks: int
+) -> None:
+    summary = grouped(written[0], {}, tasks)
+    summary = replace(summary, arms=(*summary.arms, *(f"critic_orth_{n}" for n in range(15))))
+    figure, rows = study_plots._rows(summary, "error", "steps")
+    for number, arm in enumerate(summary.arms):
+        rows[0].axes[0].plot([0, 1], [0, number], label=arm)
+    study_plots._save(figure, rows, tmp_path, "many.png", "")
     figure.canvas.draw()
-    (legend,) = figure.legends
+    legend = rows[0].axes[-1].get_legend()
     box, whole = legend.get_window_extent(), figure.bbox
-    assert box.x0 >= whole.x0 and box.x1 <= whole.x1 and box.y0 >= whole.y0
-    assert box.y1 < axis.get_window_extent().y0
+    assert box.x0 >= rows[0].axes[-1].get_window_extent().x1
+    assert box.x1 <= whole.x1 and box.y0 >= whole.y0 and box.y1 <= whole.y1
+
+
+def test_groups_are_rows_with_a_legend_each(written: tuple[Path, str], tmp_path: Path) -> None:
+    groups = {"owner": ["vae", "critic", "joint"], "others": ["vae", "bc", "bcq"]}
+    summary = grouped(written[0], groups)
+    figure, rows = study_plots._rows(summary, "error", "steps")
+    assert [(row.title, list(row.arms)) for row in rows] == list(groups.items())
+    for row in rows:
+        for axis, task in zip(row.axes, summary.tasks, strict=True):
+            study_plots._bands(axis, summary, task, row.arms, "critic_error")
+            axis.axhline(0.1, label=study_plots.CONSTANT)
+    study_plots._save(figure, rows, tmp_path, "rows.png", "")
+    found = [[t.get_text() for t in row.axes[-1].get_legend().get_texts()] for row in rows]
+    # bc has no Q, so no curve either.
+    assert found == [["vae", "critic", "joint", "best constant"], ["vae", "bcq", "best constant"]]
+    first, second = (row.axes[0].lines[0] for row in rows)
+    assert first.get_color() == second.get_color()  # vae is the first of both

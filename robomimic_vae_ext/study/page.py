@@ -24,14 +24,19 @@ INTERVALS: Final = (
 )
 MEANING: Final = (
     "Q error: mean squared difference between Q(s, a) and a discounted return, on held-out "
-    "demonstrations (their return) or in rollouts of the final policy (what it then received). "
-    "AUC: of Q(s, a) on held-out states for whether that demonstration succeeds. Steps: the first "
-    f"checkpoint from which on {statistics.STAY} checkpoints in a row are at or below the smallest "
-    "held-out Q error that its reference (the arm that it is compared with) ever has with that "
-    "seed; for the study's reference itself, the checkpoint that has it; ∞: never. Failures: final "
-    "episodes in which the task could no longer succeed at some time, as with the wrong cube "
-    "lifted. Steps are medians, all other columns means over seeds. The card does not say what "
-    "its Q error is: here it is squared, and a quarter of it is half of its root."
+    "demonstrations (their return) or in rollouts of the final policy (what it then received; a "
+    "policy that fails where its Q hopes has a large one). The announcement does not say what "
+    "its Q error is: here it is squared, and a quarter of it is half of its root. AUC: of Q(s, "
+    "a) on held-out states for whether that demonstration succeeds. Steps: the first checkpoint "
+    f"from which on {statistics.STAY} checkpoints in a row are at or below the smallest held-out "
+    "Q error that its reference (the arm that it is compared with) ever has with that seed; for "
+    "the study's reference itself, the checkpoint that has it; ∞: never. Times fewer steps: "
+    "than that one checkpoint of the reference, which itself need not stay there: where errors "
+    "no longer fall, an arm like its reference mostly comes out as not reached. Both settled: "
+    "the same with one rule for both, the level being the smallest at which the reference stays "
+    f"for {statistics.STAY} checkpoints. Failures: final episodes in which the task could no "
+    "longer succeed at some time, as with the wrong cube lifted. Steps and times fewer steps "
+    "are medians, all other columns means over seeds."
 )
 
 LOOK: Final = (
@@ -64,7 +69,8 @@ def document(
         "# Results",
         f"Study `{name}`, written from [results.json](results.json) by the command at the end; "
         "only the discussion is written by hand. "
-        "Every job's figures are in [results.csv](results.csv).",
+        "Every job's figures are in [results.csv](results.csv). What the arms are stands in the "
+        "[protocol](study_protocol.md#arms), what the columns are [below](#what-the-columns-mean).",
         status(summary),
         "## Do the announced gains hold?",
         short(summary),

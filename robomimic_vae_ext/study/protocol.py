@@ -288,6 +288,9 @@ def _groups(value: Any, arms: Collection[str]) -> dict[str, tuple[str, ...]]:
     """Refuse groups that name no arm, or leave one out of the figures."""
     if not isinstance(value, dict):
         raise ConfigError(f"groups is {value!r}", "title to a list of arms", ACTION)
+    for title in value:
+        if not title.strip() or "$" in title:  # a formula to matplotlib
+            raise ConfigError(f"groups has the title {title!r}", "words without '$'", ACTION)
     groups = {title: _list(names, f"groups.{title}") for title, names in value.items()}
     for title, names in groups.items():
         if not names or len(set(map(str, names))) < len(names) or any(n not in arms for n in names):

@@ -21,10 +21,10 @@ DIGITS = 4  # significant digits of what figures and tables are made from
 #: Columns of results.csv after task, arm and seed.
 MEASURES = (
     "algo", "steps", "precision", "critic_error_final", "critic_error_best",
-    "steps_to_reference", "speed_up", "auc_final", "correlation_final", "value_error", "q_start",
-    "return_start", "success_final", "success_last3", "success_max", "episodes_final",
-    "failures_final", "length_final", "action_error", "seconds_train", "seconds_measure",
-    "seconds_rollouts",
+    "steps_to_reference", "speed_up", "speed_up_settled", "auc_final", "correlation_final",
+    "value_error", "q_start", "return_start", "success_final", "success_last3", "success_max",
+    "episodes_final", "failures_final", "length_final", "action_error", "seconds_train",
+    "seconds_measure", "seconds_rollouts",
 )  # fmt: skip
 
 
@@ -273,4 +273,8 @@ def _of_the_critic(record: Record, reference: Record | None) -> dict[str, Any]:
         same = record.key == reference.key
         reached = float(level.step) if same else statistics.steps_to(steps, errors, level.error)
         found |= {"steps_to_reference": reached, "speed_up": level.step / reached}
+        if len(reference.errors[1]) >= statistics.STAY:
+            both = statistics.settled(reference.errors[1])
+            own, its = (statistics.steps_to(*r.errors, both) for r in (record, reference))
+            found["speed_up_settled"] = its / own
     return found

@@ -90,6 +90,17 @@ def best(steps: Sequence[int], errors: Sequence[float]) -> Level:
     return Level(float(errors[index]), int(steps[index]))
 
 
+def settled(errors: Sequence[float]) -> float:
+    """Smallest level at or below which `STAY` checkpoints in a row are: `steps_to` it is finite.
+
+    Args:
+        errors: (C,) held-out critic error of each checkpoint, C at least `STAY`.
+    """
+    x = np.asarray(errors, dtype=float)
+    windows = np.lib.stride_tricks.sliding_window_view(x, STAY)
+    return float(windows.max(axis=1).min())
+
+
 def steps_to(steps: Sequence[int], errors: Sequence[float], level: float) -> float:
     """First step from which on `STAY` checkpoints in a row are at or below `level`.
 

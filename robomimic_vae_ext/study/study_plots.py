@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -25,10 +26,11 @@ MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 BINS: Final = 8  # of Q, with the same number of steps in each
 DPI: Final = 110
 VIEWS: Final = 3  # rows of the saliency figure
-LEGEND_WIDTH: Final = 2.4  # of one entry [inch]
 CONSTANT: Final = "best constant"
 DATA: Final = "demonstrations"
 LINE: Final = 0.19  # of a legend beside panels [inch]
+LETTER: Final = 0.085  # of a legend, about [inch]
+TITLE: Final = 24  # letters in a line of a group's title
 
 Demonstrations = Mapping[str, Mapping[str, Any] | None]
 
@@ -59,7 +61,9 @@ def all_figures(summary: Summary, demonstrations: Demonstrations, docs: Path) ->
     docs.mkdir(parents=True, exist_ok=True)
     drawn = []
     if any(record.errors[1] for record in summary.records):
-        drawn += [error_curves(summary, demonstrations, docs), auc_curves(summary, docs)]
+        drawn.append(error_curves(summary, demonstrations, docs))
+    if any(point.auc is not None for record in summary.records for point in record.curve):
+        drawn.append(auc_curves(summary, docs))
     if any(record.q for record in summary.records):
         drawn.append(calibration(summary, docs))
     if any(record.rollouts for record in summary.records):
@@ -131,50 +135,36 @@ def _calibrated(found: Sequence[Record]) -> tuple[list[float], list[float]]:
 
 
 def success_bars(summary: Summary, demonstrations: Demonstrations, docs: Path) -> Figure:
-    """Final success with intervals, coloured by group; demonstrations as a dashed line."""
-    count = len(summary.tasks)
-    figure, axes = plt.subplots(
-        1, count, figsize=(max(5.0, 4.0 * count), 4.2), squeeze=False, layout="constrained"
-    )
-    groups = _groups(summary)
-    of_arm: dict[str, str] = {}
-    for title, arms in groups.items():
-        for arm in arms:
-            of_arm.setdefault(arm, title)  # the first of several
-    for axis, task in zip(axes[0], summary.tasks, strict=True):
-        for x, arm in enumerate(summary.arms):
-            estimate = summary.estimate(task, arm, "success_final")
-            if estimate is None:
-                continue
-            group = of_arm[arm]
-            colour = _look(list(groups).index(group))["color"]
-            axis.bar(x, estimate.value, color=colour, alpha=0.55, width=0.7, label=group)
-            if estimate.low is not None and estimate.high is not None:
-                error = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
-                axis.errorbar(x, estimate.value, error, color="0.15", capsize=4)
-            rates = list(summary.values(task, arm, "success_final").values())
-            offsets = np.linspace(-0.22, 0.22, len(rates)) if len(rates) > 1 else [0.0]
-            axis.scatter(x + np.array(offsets), rates, color="0.15", s=12, zorder=3)
-        if not axis.patches:
-            _empty(axis)
-        demos = demonstrations.get(task)
-        if demos:
-            rate = demos["successes"] / demos["episodes"]
-            axis.axhline(rate, linestyle="--", color="0.3", linewidth=1, label=DATA)
-        axis.set_xticks(
-            range(len(summary.arms)), summary.arms, rotation=50, ha="right", rotation_mode="anchor"
-        )
-        axis.set(ylim=(-0.02, 1.05), xlim=(-0.6, len(summary.arms) - 0.4))
-        axis.grid(True, alpha=0.3)
-    axes[0][0].set_ylabel("success rate of the final policy")
-    _titles(summary, axes[0])
-    entries = _entries(axes[0])
-    columns = max(1, int(figure.get_figwidth() / LEGEND_WIDTH))
-    figure.legend(
-        entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False
-    )
+    """Final success with intervals; seeds as dots, demonstrations as a dashed line."""
+    figure, rows = _rows(summary, "success, final policy", "")
+    for _, arms, axes in rows:
+        for axis, task in zip(axes, summary.tasks, strict=True):
+            for x, arm in enumerate(arms):
+                _bar(axis, x, summary, task, arm)
+            if not axis.patches:
+                _empty(axis)
+            demos = demonstrations.get(task)
+            if demos:
+                rate = demos["successes"] / demos["episodes"]
+                axis.axhline(rate, linestyle="--", color="0.3", linewidth=1, label=DATA)
+            axis.set_xticks(range(len(arms)), arms, rotation=40, ha="right", rotation_mode="anchor")
+            axis.set(ylim=(-0.02, 1.05), xlim=(-0.6, len(arms) - 0.4))
     text = "Success of the final policies with 95 % intervals; dots: seeds."
-    return _write(figure, docs, "results_success.png", text)
+    return _save(figure, rows, docs, "results_success.png", text)
+
+
+def _bar(axis: Any, x: int, summary: Summary, task: str, arm: str) -> None:
+    """The x-th bar of a group."""
+    estimate = summary.estimate(task, arm, "success_final")
+    if estimate is None:
+        return
+    axis.bar(x, estimate.value, color=_look(x)["color"], alpha=0.55, width=0.7)
+    if estimate.low is not None and estimate.high is not None:
+        error = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
+        axis.errorbar(x, estimate.value, error, color="0.15", capsize=4)
+    rates = list(summary.values(task, arm, "success_final").values())
+    offsets = np.linspace(-0.22, 0.22, len(rates)) if len(rates) > 1 else [0.0]
+    axis.scatter(x + np.array(offsets), rates, color="0.15", s=12, zorder=3)
 
 
 def saliency_figure(task: str) -> Figure:
@@ -220,11 +210,6 @@ def saliency(found: Any, arms: Sequence[str], docs: Path, task: str) -> None:
     plt.close(figure)
 
 
-def _groups(summary: Summary) -> Mapping[str, Sequence[str]]:
-    """Title to arms; without any, all under an empty title."""
-    return summary.groups or {"": summary.arms}
-
-
 def _rows(summary: Summary, label: str, xlabel: str) -> tuple[Any, list[Row]]:
     """A figure with a row of panels for each group, a column for each task.
 
@@ -235,25 +220,35 @@ def _rows(summary: Summary, label: str, xlabel: str) -> tuple[Any, list[Row]]:
     Returns:
         The figure and its rows.
     """
-    groups, columns = _groups(summary), len(summary.tasks)
-    heights = [max(2.5, 0.5 + LINE * len(arms)) for arms in groups.values()]
+    groups = {
+        textwrap.fill(title, TITLE): arms
+        for title, arms in (summary.groups or {"": summary.arms}).items()
+    }
+    # An arm a line, a line each for the title's and what is no arm.
+    lines = [len(arms) + title.count("\n") + 2 for title, arms in groups.items()]
+    heights = [max(2.5, 0.7 + LINE * count) for count in lines]
+    longest = max(len(word) for arms in groups.values() for word in (*arms, CONSTANT, " " * TITLE))
+    width = max(4.5, 3.5 * len(summary.tasks)) + 0.6 + LETTER * longest
     figure, grid = plt.subplots(
-        len(groups), columns, figsize=(1.7 + max(4.5, 3.5 * columns), 0.3 + sum(heights)),
-        squeeze=False, layout="constrained", height_ratios=heights,
+        len(groups), len(summary.tasks), figsize=(width, 0.3 + sum(heights)), squeeze=False,
+        layout="constrained", height_ratios=heights,
     )  # fmt: skip
-    for axes in grid:
+    for arms, axes in zip(groups.values(), grid, strict=True):
         axes[0].set_ylabel(label)
-        for axis in axes:
+        for axis, task in zip(axes, summary.tasks, strict=True):
+            seeds = {len(summary.of(task, arm)) for arm in arms} - {0}
+            few, many = min(seeds, default=0), max(seeds, default=0)
+            count = f"{many}" if few == many else f"{few} to {many}"
+            axis.set_title(f"{task} ({count} seed{'' if count == '1' else 's'})")
             axis.grid(True, alpha=0.3)
             axis.set(xlabel=xlabel)
-    _titles(summary, grid[0])
     return figure, [
         Row(title, arms, axes) for (title, arms), axes in zip(groups.items(), grid, strict=True)
     ]
 
 
 def _look(index: int, marker: bool = False) -> dict[str, Any]:
-    """Colour and line style of the index-th arm of a group."""
+    """Colour and line style of the index-th arm of a group, which are the group's own."""
     look = {"color": PALETTE[index % len(PALETTE)], "linestyle": STYLES[index % len(STYLES)]}
     return look | ({"marker": MARKERS[index % len(MARKERS)]} if marker else {})
 
@@ -297,13 +292,6 @@ def _logarithmic(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _titles(summary: Summary, axes: Sequence[Any]) -> None:
-    for axis, task in zip(axes, summary.tasks, strict=True):
-        seeds = {len(summary.of(task, arm)) for arm in summary.arms} - {0}
-        count = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else f"{max(seeds, default=0)}"
-        axis.set_title(f"{task} ({count} seed{'' if count == '1' else 's'})")
-
-
 def _empty(axis: Any) -> None:
     axis.text(0.5, 0.5, "nothing to show yet", transform=axis.transAxes, ha="center", color="0.4")
 
@@ -321,15 +309,12 @@ def _save(figure: Any, rows: Sequence[Row], docs: Path, name: str, text: str) ->
     """A legend for each row, to its right, under the group's title."""
     for title, _, axes in rows:
         entries = _entries(axes)
-        if entries:
+        if entries or title:
             axes[-1].legend(
-                entries.values(), entries.keys(), title=title or None, alignment="left",
-                loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9,
+                entries.values(), entries.keys(), title=title,
+                alignment="left", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False,
+                fontsize=9, title_fontsize=9,
             )  # fmt: skip
-    return _write(figure, docs, name, text)
-
-
-def _write(figure: Any, docs: Path, name: str, text: str) -> Figure:
     figure.savefig(docs / name, dpi=DPI)
     plt.close(figure)
     return Figure(name, text)

@@ -14,7 +14,8 @@ from robomimic_vae_ext.study import records, statistics
 from robomimic_vae_ext.study.records import Record
 from robomimic_vae_ext.study.statistics import Estimate
 
-MEDIANS = ("steps_to_reference", "speed_up")  # may hold infinity, or the 0 that comes of it
+# They may hold infinity, or the 0 that comes of it.
+MEDIANS = ("steps_to_reference", "speed_up", "speed_up_settled")
 FIX = "critic"  # the arm that the card's claims are about
 
 

@@ -32,16 +32,19 @@ POLICY: Final = (
 
 
 def overview(summary: Summary, task: str, arms: Sequence[str]) -> str:
-    """What matters most of every arm, with its success beside the reference's."""
+    """What matters most of every arm, with its success beside its reference's."""
     reference = summary.reference
     rows = []
     for arm in arms:
-        better = summary.difference(task, arm, reference, "success_final")
+        against = summary.reference_of(arm)
+        better = summary.difference(task, arm, against, "success_final")
+        text = formatting.with_interval(better, 2)
+        text += f", of `{against}`" if against != reference else ""
         rows.append((
             f"`{arm}`",
             str(len(summary.of(task, arm))),
             _successes(_last_rollouts(summary, task, arm)),
-            formatting.NOTHING if arm == reference else formatting.with_interval(better, 2),
+            formatting.NOTHING if arm == reference else text,
             *(_cell(summary, task, arm, measure, 2)
               for measure in ("critic_error_final", "value_error", "auc_final")),
         ))  # fmt: skip
@@ -139,7 +142,10 @@ def comparisons(summary: Summary, task: str, arms: Sequence[str]) -> str:
         rows.append((
             f"`{arm}`",
             f"`{against}`",
-            claims.speed(summary.estimate(task, arm, "speed_up")),
+            *(
+                claims.speed(summary.estimate(task, arm, measure))
+                for measure in ("speed_up", "speed_up_settled")
+            ),
             *(
                 formatting.with_interval(summary.ratio(task, arm, against, measure))
                 for measure in ("critic_error_final", "value_error", "success_final")
@@ -153,7 +159,7 @@ def comparisons(summary: Summary, task: str, arms: Sequence[str]) -> str:
             ),
         ))  # fmt: skip
     head = (
-        "arm", "against", "times fewer steps", "held-out Q error / its",
+        "arm", "against", "times fewer steps", "both settled", "held-out Q error / its",
         "Q error in rollouts / its", "success / its", "success - its",
         *(f"success - `{rival}`" for rival in rivals),
     )  # fmt: skip

@@ -95,6 +95,8 @@ def test_the_studies_of_the_repository_are_in_order(path: Path) -> None:
         ({"claims_of": ["vae"]}, "claims_of is ['vae']; expected some of ['bc']"),
         ({"claims_of": "bc"}, "claims_of is 'bc'; expected a list"),
         ({"groups": ["vae", "bc"]}, "groups is ['vae', 'bc']; expected title to a list of arms"),
+        ({"groups": {" ": ["vae", "bc"]}}, "groups has the title ' '; expected words without '$'"),
+        ({"groups": {"$x$": ["vae", "bc"]}}, "groups has the title '$x$'; expected words"),
         ({"groups": {"all": "vae"}}, "groups.all is 'vae'; expected a list"),
         ({"groups": {"all": ["vae", "cql"]}}, "groups.all is ['vae', 'cql']; expected some of"),
         ({"groups": {"all": []}}, "groups.all is []; expected some of ['vae', 'bc']"),

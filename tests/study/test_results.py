@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import matplotlib.image
@@ -16,7 +17,6 @@ import pytest
 from robomimic_vae_ext.errors import ConfigError, DatasetError
 from robomimic_vae_ext.study import claims, page, records, results, study_plots, tables
 from robomimic_vae_ext.study.statistics import Estimate
-from robomimic_vae_ext.study.summary import Summary
 from tests.study import synthetic
 
 
@@ -65,6 +65,13 @@ def test_steps_are_those_to_the_reference_of_the_same_seed(written: tuple[Path, 
         assert float(row["steps_to_reference"]) == 100 * (stays[0] + 1)
         steps = float(found["own", "vae", seed]["steps_to_reference"])
         assert float(row["speed_up"]) == pytest.approx(steps / (100 * (stays[0] + 1)), rel=1e-4)
+        vae = [p["critic_error"] for p in synthetic.result("own", "vae", seed)["curve"]]
+        level = min(max(vae[i : i + 3]) for i in range(18)) * (1 + 1e-3)
+        own, its = (
+            next(i for i in range(18) if max(e[i : i + 3]) <= level) + 1 for e in (errors, vae)
+        )
+        assert float(row["speed_up_settled"]) == pytest.approx(its / own, rel=1e-4)
+        assert float(found["own", "vae", seed]["speed_up_settled"]) == 1
     # bcq's error ends above the reference's: never reached, which is not the same as not measured.
     assert found["own", "bcq", 1]["steps_to_reference"] == "inf"
     assert found["own", "bcq", 1]["speed_up"] == "0"
@@ -316,44 +323,74 @@ def test_sentences_fit_any_outcome(written: tuple[Path, str]) -> None:
         assert word not in text.lower()
 
 
-def grouped(folder: Path, groups: dict[str, list[str]], tasks: int = 2) -> Summary:
-    data = json.loads((folder / "docs" / "results.json").read_text())
-    study = data["manifest"]["study"]
-    study["groups"] = groups
-    study["tasks"] = dict(list(study["tasks"].items())[:tasks])
-    data["records"] = [r for r in data["records"] if r["task"] in study["tasks"]]
-    return results.summary_of(data)
+def grouped(folder: Path, groups: dict[str, list[str]]) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((folder / "docs" / "results.json").read_text())
+    data["manifest"]["study"]["groups"] = groups
+    return data
 
 
 @pytest.mark.parametrize("tasks", [1, 2])
 def test_a_legend_of_many_arms_stays_beside_its_panels(
     written: tuple[Path, str], tmp_path: Path, tasks: int
 ) -> None:
-    summary = grouped(written[0], {}, tasks)
-    summary = replace(summary, arms=(*summary.arms, *(f"critic_orth_{n}" for n in range(15))))
+    whole = results.summary_of(grouped(written[0], {}))
+    arms = (*whole.arms, *(f"critic_with_another_start_{n}" for n in range(15)))
+    groups = {"a title of twelve words that says what these arms have in common": arms}
+    summary = replace(whole, arms=arms, groups=groups, tasks=whole.tasks[:tasks])
     figure, rows = study_plots._rows(summary, "error", "steps")
     for number, arm in enumerate(summary.arms):
         rows[0].axes[0].plot([0, 1], [0, number], label=arm)
     study_plots._save(figure, rows, tmp_path, "many.png", "")
     figure.canvas.draw()
     legend = rows[0].axes[-1].get_legend()
-    box, whole = legend.get_window_extent(), figure.bbox
+    box, page_box = legend.get_window_extent(), figure.bbox
     assert box.x0 >= rows[0].axes[-1].get_window_extent().x1
-    assert box.x1 <= whole.x1 and box.y0 >= whole.y0 and box.y1 <= whole.y1
+    assert box.x1 <= page_box.x1 and box.y0 >= page_box.y0 and box.y1 <= page_box.y1
+    assert rows[0].axes[0].get_window_extent().width > 200
 
 
-def test_groups_are_rows_with_a_legend_each(written: tuple[Path, str], tmp_path: Path) -> None:
-    groups = {"owner": ["vae", "critic", "joint"], "others": ["vae", "bc", "bcq"]}
-    summary = grouped(written[0], groups)
-    figure, rows = study_plots._rows(summary, "error", "steps")
-    assert [(row.title, list(row.arms)) for row in rows] == list(groups.items())
-    for row in rows:
-        for axis, task in zip(row.axes, summary.tasks, strict=True):
-            study_plots._bands(axis, summary, task, row.arms, "critic_error")
-            axis.axhline(0.1, label=study_plots.CONSTANT)
-    study_plots._save(figure, rows, tmp_path, "rows.png", "")
-    found = [[t.get_text() for t in row.axes[-1].get_legend().get_texts()] for row in rows]
+def test_groups_are_rows_of_every_figure(
+    written: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, list[study_plots.Row]] = {}
+    save = study_plots._save
+
+    def keep(figure: Any, rows: Any, docs: Path, name: str, text: str) -> study_plots.Figure:
+        drawn[name] = rows
+        return save(figure, rows, docs, name, text)
+
+    monkeypatch.setattr(study_plots, "_save", keep)
+    groups = {"owner": ["vae", "critic", "joint"], "others": ["critic", "bc", "bcq"]}
+    data = grouped(written[0], groups)
+    data["manifest"]["demonstrations"]["own"]["constant_error"] = 0.1
+    results.publish(data, tmp_path)
+    assert len(drawn) == 4
+    for rows in drawn.values():
+        assert [(row.title, list(row.arms)) for row in rows] == list(groups.items())
+        titles = [row.axes[-1].get_legend().get_title().get_text() for row in rows]
+        assert titles == ["owner", "others"]
+    entries = {
+        name: [[t.get_text() for t in row.axes[-1].get_legend().get_texts()] for row in rows]
+        for name, rows in drawn.items()
+    }
     # bc has no Q, so no curve either.
-    assert found == [["vae", "critic", "joint", "best constant"], ["vae", "bcq", "best constant"]]
-    first, second = (row.axes[0].lines[0] for row in rows)
-    assert first.get_color() == second.get_color()  # vae is the first of both
+    own, others = ["vae", "critic", "joint"], ["critic", "bcq"]
+    constant, data_line = [study_plots.CONSTANT], [study_plots.DATA]
+    assert entries["results_curves.png"] == [own + constant, others + constant]
+    assert entries["results_auc.png"] == entries["results_values.png"] == [own, others]
+    assert entries["results_success.png"] == [data_line, data_line]
+    bars = [len(row.axes[1].patches) for row in drawn["results_success.png"]]
+    assert bars == [3, 3] and drawn["results_success.png"][0].axes[1].get_title().startswith(
+        "own ("
+    )
+
+
+def test_without_an_auc_there_is_no_figure_of_it(written: tuple[Path, str], tmp_path: Path) -> None:
+    data = grouped(written[0], {})
+    for record in data["records"]:
+        for point in record["curve"]:
+            point["auc"] = None
+    results.publish(data, tmp_path)
+    assert not (tmp_path / "results_auc.png").exists()
+    assert "results_auc" not in (tmp_path / "results.md").read_text()
+    assert (tmp_path / "results_curves.png").exists()

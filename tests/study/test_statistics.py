@@ -118,6 +118,18 @@ def test_a_level_is_reached_when_three_checkpoints_in_a_row_stay(
     assert statistics.steps_to(STEPS, errors, 0.2) == step
 
 
+def test_a_run_settles_at_the_smallest_level_at_which_it_stays() -> None:
+    errors = [9.0, 4.0, 5.0, 6.0, 2.0, 8.0, 7.0]
+    assert statistics.settled(errors) == 6.0  # 4, 5, 6; the 2 stands alone
+    assert statistics.settled([9.0, math.inf, 4.0, 5.0, 3.0]) == 5.0
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        run = rng.random(12).tolist()
+        level, steps = statistics.settled(run), range(100, 1300, 100)
+        assert math.isfinite(statistics.steps_to(steps, run, level))
+        assert math.isinf(statistics.steps_to(steps, run, level - 1e-9))
+
+
 def test_the_last_checkpoints_are_not_privileged() -> None:
     """Cutting a run short never makes it reach the level earlier, and never at all by the cut."""
     errors = np.random.default_rng(3).uniform(size=60)

@@ -64,7 +64,9 @@ def _of_batch(
     algo: Any, obs: dict[str, Tensor], actions: Tensor, generator: torch.Generator
 ) -> Tensor:
     """The fields of ActorShift for every state: (B, 6)."""
-    features, seen = algo.policy_features(obs), algo.value_features(obs)
+    features = algo.policy_features(obs)
+    shared = algo.policy_encoder is algo.obs_encoder
+    seen = features if shared else algo.value_features(obs)
     z = algo.nets["actor"](features)  # (B, Z)
     bound = algo.algo_config.actor.max_latent_action
     random = torch.randn(z.shape, generator=generator).to(z.device).clamp(-bound, bound)
@@ -135,11 +137,13 @@ def table(checkpoints: list[Path], found: list[ActorShift]) -> str:
 
 def write_csv(path: Path, checkpoints: list[Path], found: list[ActorShift]) -> None:
     """One line a checkpoint, under the names of ActorShift's fields."""
-    rows = [(str(name), *_numbers(shift)) for name, shift in zip(checkpoints, found, strict=True)]
+    rows = [
+        (str(name), *_numbers(shift, ".6g")) for name, shift in zip(checkpoints, found, strict=True)
+    ]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("checkpoint", *_NAMES), *rows])
     files.write_text(path, text.getvalue())
 
 
-def _numbers(shift: ActorShift) -> list[str]:
-    return [f"{getattr(shift, name):.4f}" for name in _NAMES]
+def _numbers(shift: ActorShift, form: str = ".4f") -> list[str]:
+    return [format(getattr(shift, name), form) for name in _NAMES]

@@ -58,7 +58,7 @@ def test_rollout_latent_zero_decodes_the_prior_mean(make_model: Callable[..., An
     for model in (actor, zero):
         model.set_eval()
     obs = rollout_obs(zero)
-    features = zero.value_features(obs)
+    features = zero.policy_features(obs)
     expected = zero.actor_vae.decode(features, torch.zeros(3, 14))
     assert torch.equal(zero.get_action(obs), expected)
     assert not torch.equal(actor.get_action(obs), expected)

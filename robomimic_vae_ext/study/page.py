@@ -73,7 +73,7 @@ def document(
         "[protocol](study_protocol.md#arms), what the columns are [below](#what-the-columns-mean).",
         status(summary),
         "## Do the announced gains hold?",
-        short(summary),
+        short(summary, summary.arms),
         INTERVALS,
         "## Discussion",
         f"<!-- {DISCUSSION} -->{kept if kept is not None else chr(10)}{markdown.END}",
@@ -90,11 +90,18 @@ def document(
     return "\n\n".join(parts) + "\n"
 
 
-def short(summary: Summary) -> str:
-    """The claims, and every arm of every task in one line: what a README shows."""
+def short(summary: Summary, arms: Sequence[str] | None = None) -> str:
+    """The claims, and arms of every task in one line each.
+
+    Args:
+        summary: of the finished jobs.
+        arms: which; None: those of the first group, as a README shows.
+    """
+    if arms is None:
+        arms = next(iter(summary.groups.values()), summary.arms)
     parts = [claims.table(summary), claims.RULE] if summary.fixes else ["No arm to compare."]
     for task in summary.tasks:
-        found = _arms(summary, task)
+        found = [arm for arm in arms if summary.of(task, arm)]
         if found:
             parts += [
                 f"`{task}`, final policies and critics:",
@@ -186,7 +193,7 @@ def _made(summary: Summary, manifest: Mapping[str, Any]) -> str:
     return "\n\n".join([
         f"```bash\n{manifest['command']}\n```",
         "The same command goes on with what is missing, and writes this page anew at its end. "
-        "docs/study_protocol.md says what was decided before the runs.",
+        "docs/study_protocol.md says what was decided before the runs, and what later.",
         f"Seeds {', '.join(map(str, summary.seeds))}; {training['steps']:,} gradient steps of "
         f"batch {training['batch_size']} and a checkpoint every "
         f"{training['steps_per_checkpoint']}, unless a table says otherwise; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from robomimic_vae_ext.study import statistics
 from robomimic_vae_ext.study.plots import COLOURS
-from robomimic_vae_ext.study.records import Record
+from robomimic_vae_ext.study.records import LAST, Record
 from robomimic_vae_ext.study.summary import Summary
 
 PALETTE: Final = (*COLOURS, "#000000", "#8C6D00")  # a study has more arms than a plot has runs
@@ -32,6 +32,7 @@ LINE: Final = 0.19  # of a legend beside panels [inch]
 LETTER: Final = 0.085  # of a legend, about [inch]
 TITLE: Final = 24  # letters in a line of a group's title
 
+Curve = Mapping[int, float]  # gradient steps to a value
 Demonstrations = Mapping[str, Mapping[str, Any] | None]
 
 
@@ -68,6 +69,8 @@ def all_figures(summary: Summary, demonstrations: Demonstrations, docs: Path) ->
         drawn.append(calibration(summary, docs))
     if any(record.rollouts for record in summary.records):
         drawn.append(success_bars(summary, demonstrations, docs))
+    if any(len(record.rollouts) > LAST for record in summary.records):
+        drawn.append(success_curves(summary, docs))
     return drawn
 
 
@@ -76,7 +79,7 @@ def error_curves(summary: Summary, demonstrations: Demonstrations, docs: Path) -
     figure, rows = _rows(summary, "held-out Q error", "gradient steps")
     for _, arms, axes in rows:
         for axis, task in zip(axes, summary.tasks, strict=True):
-            if _bands(axis, summary, task, arms, "critic_error"):
+            if _bands(axis, summary, task, arms, _errors):
                 _logarithmic(axis.yaxis)
                 constant = (demonstrations.get(task) or {}).get("constant_error")
                 if constant is not None:
@@ -95,10 +98,22 @@ def auc_curves(summary: Summary, docs: Path) -> Figure:
     figure, rows = _rows(summary, "AUC of Q for success", "gradient steps")
     for _, arms, axes in rows:
         for axis, task in zip(axes, summary.tasks, strict=True):
-            if not _bands(axis, summary, task, arms, "auc"):
+            if not _bands(axis, summary, task, arms, _aucs):
                 _empty(axis)
     text = "AUC of Q for success on held-out states, drawn like the error."
     return _save(figure, rows, docs, "results_auc.png", text)
+
+
+def success_curves(summary: Summary, docs: Path) -> Figure:
+    """Success of every checkpoint that has episodes, against gradient steps."""
+    figure, rows = _rows(summary, "success", "gradient steps")
+    for _, arms, axes in rows:
+        for axis, task in zip(axes, summary.tasks, strict=True):
+            axis.set(ylim=(-0.02, 1.05))
+            if not _bands(axis, summary, task, arms, _successes):
+                _empty(axis)
+    text = "Success against gradient steps, drawn like the error; the last one has more episodes."
+    return _save(figure, rows, docs, "results_success_curves.png", text)
 
 
 def calibration(summary: Summary, docs: Path) -> Figure:
@@ -253,25 +268,20 @@ def _look(index: int, marker: bool = False) -> dict[str, Any]:
     return look | ({"marker": MARKERS[index % len(MARKERS)]} if marker else {})
 
 
-def _bands(axis: Any, summary: Summary, task: str, arms: Sequence[str], measure: str) -> bool:
+def _bands(
+    axis: Any, summary: Summary, task: str, arms: Sequence[str], curve: Callable[[Record], Curve]
+) -> bool:
     """Draw a task's arms; False if there was nothing to draw."""
     drawn = [
-        _band(axis, summary.of(task, arm), measure, _look(index), arm)
+        _band(axis, [curve(record) for record in summary.of(task, arm)], _look(index), arm)
         for index, arm in enumerate(arms)
     ]
     axis.set(xlim=(0, None))
     return any(drawn)
 
 
-def _band(
-    axis: Any, found: Sequence[Record], measure: str, look: Mapping[str, Any], label: str
-) -> bool:
+def _band(axis: Any, curves: Sequence[Curve], look: Mapping[str, Any], label: str) -> bool:
     """Draw mean and range over seeds, at the steps that all seeds have."""
-    curves = [
-        {point.step: getattr(point, measure) for point in record.curve
-         if getattr(point, measure) is not None}
-        for record in found
-    ]  # fmt: skip
     curves = [curve for curve in curves if curve]
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
     if not steps:
@@ -282,6 +292,18 @@ def _band(
         steps, values.min(axis=0), values.max(axis=0), color=look["color"], alpha=0.15, linewidth=0
     )
     return True
+
+
+def _errors(record: Record) -> Curve:
+    return {p.step: p.critic_error for p in record.curve if p.critic_error is not None}
+
+
+def _aucs(record: Record) -> Curve:
+    return {p.step: p.auc for p in record.curve if p.auc is not None}
+
+
+def _successes(record: Record) -> Curve:
+    return {rollout.step: rollout.rate for rollout in record.rollouts}
 
 
 def _logarithmic(axis: Any) -> None:

@@ -394,3 +394,24 @@ def test_without_an_auc_there_is_no_figure_of_it(written: tuple[Path, str], tmp_
     assert not (tmp_path / "results_auc.png").exists()
     assert "results_auc" not in (tmp_path / "results.md").read_text()
     assert (tmp_path / "results_curves.png").exists()
+
+
+def test_success_over_steps_is_drawn_where_more_than_three_checkpoints_have_episodes(
+    written: tuple[Path, str], tmp_path: Path
+) -> None:
+    data = grouped(written[0], {})
+    assert "results_success_curves" not in (written[0] / "docs" / "results.md").read_text()
+    for record in data["records"]:
+        first = record["rollouts"][0]
+        record["rollouts"].insert(0, first | {"step": 100, "success": "0" * 20})
+    results.publish(data, tmp_path)
+    assert "](results_success_curves.png)" in (tmp_path / "results.md").read_text()
+    summary = results.summary_of(data)
+    figure, axis = study_plots.plt.subplots()
+    assert study_plots._bands(axis, summary, "own", ["vae"], study_plots._successes)
+    steps, means = axis.lines[0].get_data()
+    found = summary.of("own", "vae")
+    assert list(steps) == [rollout.step for rollout in found[0].rollouts] and len(steps) == 4
+    assert means[0] == 0
+    assert means[-1] == pytest.approx(np.mean([record.rollouts[-1].rate for record in found]))
+    study_plots.plt.close(figure)

@@ -6,8 +6,6 @@ larger. Moved far for little Q, the action is one that Q has never seen.
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -140,9 +138,7 @@ def write_csv(path: Path, checkpoints: list[Path], found: list[ActorShift]) -> N
     rows = [
         (str(name), *_numbers(shift, ".6g")) for name, shift in zip(checkpoints, found, strict=True)
     ]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("checkpoint", *_NAMES), *rows])
-    files.write_text(path, text.getvalue())
+    files.write_csv(path, [("checkpoint", *_NAMES), *rows])
 
 
 def _numbers(shift: ActorShift, form: str = ".4f") -> list[str]:

@@ -101,7 +101,7 @@ def short(summary: Summary, arms: Sequence[str] | None = None) -> str:
         arms = next(iter(summary.groups.values()), summary.arms)
     parts = [claims.table(summary), claims.RULE] if summary.fixes else ["No arm to compare."]
     for task in summary.tasks:
-        found = [arm for arm in arms if summary.of(task, arm)]
+        found = _arms(summary, task, arms)
         if found:
             parts += [
                 f"`{task}`, final policies and critics:",
@@ -110,9 +110,9 @@ def short(summary: Summary, arms: Sequence[str] | None = None) -> str:
     return "\n\n".join(parts)
 
 
-def _arms(summary: Summary, task: str) -> list[str]:
-    """Arms of which at least one job is done."""
-    return [arm for arm in summary.arms if summary.of(task, arm)]
+def _arms(summary: Summary, task: str, arms: Sequence[str]) -> list[str]:
+    """Those of which at least one job is done."""
+    return [arm for arm in arms if summary.of(task, arm)]
 
 
 def status(summary: Summary) -> str:
@@ -124,7 +124,7 @@ def status(summary: Summary) -> str:
 
 def _task(summary: Summary, manifest: Mapping[str, Any], task: str) -> list[str]:
     """Heading and tables of one task."""
-    arms = _arms(summary, task)
+    arms = _arms(summary, task, summary.arms)
     heading = f"## `{task}`"
     if not arms:
         return [heading, "No job of this task is done."]

@@ -6,11 +6,9 @@ tables and figures can be made again from the repository, without the folders of
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,7 +71,7 @@ def publish(data: Mapping[str, Any], docs: Path) -> str:
     """
     summary = summary_of(data)
     files.write_text(docs / f"{NAME}.json", json_text(data))
-    files.write_text(docs / f"{NAME}.csv", csv_text(summary))
+    files.write_csv(docs / f"{NAME}.csv", _csv_rows(summary))
     figures = study_plots.all_figures(summary, data["manifest"]["demonstrations"], docs)
     drawn = [study_plots.saliency_figure(task) for task in data["saliency"]]
     figures += [figure for figure in drawn if (docs / figure.name).is_file()]
@@ -193,14 +191,11 @@ def _discount(study: Protocol, task: Task) -> float | None:
     return training.config_from(job.config, f"arms.{arm.name}").algo.get("discount")
 
 
-def csv_text(summary: Summary) -> str:
-    """One row a finished job; empty where there is no such measure, `inf` for never reached."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("task", "arm", "seed", *records.MEASURES))
+def _csv_rows(summary: Summary) -> Iterator[tuple[Any, ...]]:
+    """A head, and one row a finished job; empty where there is no such measure, `inf` for never."""
+    yield ("task", "arm", "seed", *records.MEASURES)
     for key, measures in summary.measures.items():
-        writer.writerow((*key, *(_cell(measures[name]) for name in records.MEASURES)))
-    return text.getvalue()
+        yield (*key, *(_cell(measures[name]) for name in records.MEASURES))
 
 
 def json_text(data: Mapping[str, Any]) -> str:

@@ -76,16 +76,14 @@ def all_figures(summary: Summary, demonstrations: Demonstrations, docs: Path) ->
 
 def error_curves(summary: Summary, demonstrations: Demonstrations, docs: Path) -> Figure:
     """Held-out Q error against gradient steps, and the error of a Q that is the same everywhere."""
-    figure, rows = _rows(summary, "held-out Q error", "gradient steps")
-    for _, arms, axes in rows:
-        for axis, task in zip(axes, summary.tasks, strict=True):
-            if _bands(axis, summary, task, arms, _errors):
+    figure, rows = _curves(summary, "held-out Q error", _errors)
+    for row in rows:
+        for axis, task in zip(row.axes, summary.tasks, strict=True):
+            constant = (demonstrations.get(task) or {}).get("constant_error")
+            if axis.lines:
                 _logarithmic(axis.yaxis)
-                constant = (demonstrations.get(task) or {}).get("constant_error")
                 if constant is not None:
                     axis.axhline(constant, color="0.3", linewidth=1, label=CONSTANT)
-            else:
-                _empty(axis)
     text = (
         "Held-out Q error against gradient steps: mean over seeds, the band from the smallest to "
         "the largest seed. Grey: the error of the best Q that is the same everywhere."
@@ -95,23 +93,16 @@ def error_curves(summary: Summary, demonstrations: Demonstrations, docs: Path) -
 
 def auc_curves(summary: Summary, docs: Path) -> Figure:
     """AUC of Q for success against gradient steps."""
-    figure, rows = _rows(summary, "AUC of Q for success", "gradient steps")
-    for _, arms, axes in rows:
-        for axis, task in zip(axes, summary.tasks, strict=True):
-            if not _bands(axis, summary, task, arms, _aucs):
-                _empty(axis)
+    figure, rows = _curves(summary, "AUC of Q for success", _aucs)
     text = "AUC of Q for success on held-out states, drawn like the error."
     return _save(figure, rows, docs, "results_auc.png", text)
 
 
 def success_curves(summary: Summary, docs: Path) -> Figure:
     """Success of every checkpoint that has episodes, against gradient steps."""
-    figure, rows = _rows(summary, "success", "gradient steps")
-    for _, arms, axes in rows:
-        for axis, task in zip(axes, summary.tasks, strict=True):
-            axis.set(ylim=(-0.02, 1.05))
-            if not _bands(axis, summary, task, arms, _successes):
-                _empty(axis)
+    figure, rows = _curves(summary, "success", _successes)
+    for axis in (axis for row in rows for axis in row.axes):
+        axis.set(ylim=(-0.02, 1.05))
     text = "Success against gradient steps, drawn like the error; the last one has more episodes."
     return _save(figure, rows, docs, "results_success_curves.png", text)
 
@@ -242,7 +233,7 @@ def _rows(summary: Summary, label: str, xlabel: str) -> tuple[Any, list[Row]]:
     # An arm a line, a line each for the title's and what is no arm.
     lines = [len(arms) + title.count("\n") + 2 for title, arms in groups.items()]
     heights = [max(2.5, 0.7 + LINE * count) for count in lines]
-    longest = max(len(word) for arms in groups.values() for word in (*arms, CONSTANT, " " * TITLE))
+    longest = max(TITLE, *(len(arm) for arm in summary.arms))
     width = max(4.5, 3.5 * len(summary.tasks)) + 0.6 + LETTER * longest
     figure, grid = plt.subplots(
         len(groups), len(summary.tasks), figsize=(width, 0.3 + sum(heights)), squeeze=False,
@@ -268,16 +259,21 @@ def _look(index: int, marker: bool = False) -> dict[str, Any]:
     return look | ({"marker": MARKERS[index % len(MARKERS)]} if marker else {})
 
 
-def _bands(
-    axis: Any, summary: Summary, task: str, arms: Sequence[str], curve: Callable[[Record], Curve]
-) -> bool:
-    """Draw a task's arms; False if there was nothing to draw."""
-    drawn = [
-        _band(axis, [curve(record) for record in summary.of(task, arm)], _look(index), arm)
-        for index, arm in enumerate(arms)
-    ]
-    axis.set(xlim=(0, None))
-    return any(drawn)
+def _curves(
+    summary: Summary, label: str, curve: Callable[[Record], Curve]
+) -> tuple[Any, list[Row]]:
+    """`_rows` with a band for each arm, against gradient steps."""
+    figure, rows = _rows(summary, label, "gradient steps")
+    for _, arms, axes in rows:
+        for axis, task in zip(axes, summary.tasks, strict=True):
+            drawn = [
+                _band(axis, [curve(record) for record in summary.of(task, arm)], _look(index), arm)
+                for index, arm in enumerate(arms)
+            ]
+            axis.set(xlim=(0, None))
+            if not any(drawn):
+                _empty(axis)
+    return figure, rows
 
 
 def _band(axis: Any, curves: Sequence[Curve], look: Mapping[str, Any], label: str) -> bool:

@@ -417,9 +417,9 @@ def test_success_over_steps_is_drawn_where_more_than_three_checkpoints_have_epis
         record["rollouts"].insert(0, first | {"step": 100, "success": "0" * 20})
     assert "results_success_curves.png" in drawn(data, tmp_path, monkeypatch)
     summary = results.summary_of(data)
-    figure, axis = study_plots.plt.subplots()
-    assert study_plots._bands(axis, summary, "own", ["vae"], study_plots._successes)
-    steps, means = axis.lines[0].get_data()
+    figure, (row,) = study_plots._curves(summary, "success", study_plots._successes)
+    assert summary.tasks[1] == "own" and summary.arms[0] == "vae"
+    steps, means = row.axes[1].lines[0].get_data()
     found = summary.of("own", "vae")
     assert list(steps) == [rollout.step for rollout in found[0].rollouts] and len(steps) == 4
     assert means[0] == 0

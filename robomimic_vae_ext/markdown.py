@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from robomimic_vae_ext import files
+from robomimic_vae_ext.errors import ConfigError
 
 END = "<!-- end -->"
 
@@ -18,10 +19,20 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) ->
 
 
 def between(text: str, name: str) -> str | None:
-    """What stands between `<!-- name -->` and the next end marker; None without both."""
+    """What stands between `<!-- name -->` and the next end marker; None without the first.
+
+    Raises:
+        ConfigError: there is no end marker, so that what is to be replaced or kept is not known.
+    """
     begin = f"<!-- {name} -->"
-    if begin not in text or END not in text.split(begin, 1)[1]:
+    if begin not in text:
         return None
+    if END not in text.split(begin, 1)[1]:
+        raise ConfigError(
+            f"a document has '{begin}' and no '{END}' after it",
+            "both, around the text that is kept or filled in",
+            f"Put '{END}' where that text ends.",
+        )
     return text.split(begin, 1)[1].split(END, 1)[0]
 
 

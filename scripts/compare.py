@@ -40,7 +40,8 @@ def main() -> int:
     args = parser().parse_args()
     if (args.study is None) == (not args.runs) or len(args.runs) not in (0, 2):
         parser().error("give two run folders, or --study")
-    if min(args.jobs or 1, args.per_gpu or 1) < 1 or (args.minutes or 0) < 0:
+    counts = [count for count in (args.jobs, args.per_gpu) if count is not None]
+    if min(counts, default=1) < 1 or (args.minutes or 0) < 0:
         parser().error("--jobs and --per-gpu must be at least 1, --minutes not negative")
     if args.study is None:
         from robomimic_vae_ext.study import two_runs
@@ -53,6 +54,8 @@ def main() -> int:
     out = args.out or Path("runs") / study.name
     docs = args.docs or out / "docs"
     if args.report:
+        if args.only_task or args.only_arm or args.only_seed:
+            parser().error("--report is of the whole study: leave out --only-...")
         from robomimic_vae_ext.study import results
 
         print(results.write_results(study, out, docs, args.merge))

@@ -68,9 +68,9 @@ class LAPOConfig(base_config.BaseConfig):
         # ---- the shared observation encoder ----
         # Who trains it. critic: critic optimizer owns it, CVAE and actor see detached features (the
         # fix). joint: critic optimizer owns it, the CVAE's gradient arrives too, times
-        # vae_grad_scale; the default, since it had the fix's values and the best policies of the
-        # four in docs/results.md. vae: the CVAE optimizer owns it and its zero_grad throws the
-        # critic's gradient away (the bug, kept as an arm to compare with). frozen: nobody.
+        # vae_grad_scale; the default, since in docs/results.md it had nearly the fix's held-out
+        # values with the bug's success. vae: the CVAE optimizer owns it, and its zero_grad throws
+        # the critic's gradient away (the bug, kept as an arm to compare with). frozen: nobody.
         algo.encoder.owner = "joint"
         algo.encoder.vae_grad_scale = 1.0  # joint only; 0 is `critic`, 1 the plain sum
         # joint only. A number r in place of that scale: in every step the CVAE's gradient at the

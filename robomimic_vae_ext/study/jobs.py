@@ -122,6 +122,11 @@ def run_folder(folder: Path) -> Path:
     return found[-1].parent
 
 
+def has_run(folder: Path) -> bool:
+    """Whether robomimic's run folder is there; of a finished job it may be removed."""
+    return any(folder.glob(f"{RUN_NAME}/*/models"))
+
+
 def checkpoints(job: Job, folder: Path) -> dict[int, Path]:
     """Every checkpoint by its gradient steps.
 
@@ -155,6 +160,8 @@ def last_checkpoint(folder: Path) -> Path:
 
 def tidy(folder: Path) -> None:
     """Remove what a finished job needs no longer: all checkpoints but the last."""
+    if not has_run(folder):
+        return
     keep = last_checkpoint(folder)
     for path in (*keep.parent.glob("*.pth"), *keep.parents[1].glob("*.pth")):
         if path != keep:

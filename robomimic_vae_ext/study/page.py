@@ -137,6 +137,8 @@ def _task(summary: Summary, manifest: Mapping[str, Any], task: str) -> list[str]
     constant = (demos or {}).get("constant_error")
     if constant is not None:
         text += f" A Q that is the same everywhere would have a held-out error of {constant:.3g}."
+    table = tables.over_steps(summary, task, arms)
+    over_steps = ["Success minus its reference's over gradient steps:", table] if table else []
     return [
         heading,
         text,
@@ -149,6 +151,7 @@ def _task(summary: Summary, manifest: Mapping[str, Any], task: str) -> list[str]
         "Compared by seed. Ratios are of means over seeds, times fewer steps a median; success is "
         "the final one, as a difference of rates:",
         tables.comparisons(summary, task, arms),
+        *over_steps,
     ]
 
 
@@ -170,13 +173,15 @@ def _missing(summary: Summary, manifest: Mapping[str, Any]) -> str:
 
 def _precisions(summary: Summary) -> str:
     """What the arms' convolutions were trained in; on `auto` that depends on the machine."""
-    arms: dict[str, list[str]] = {}
-    for arm in summary.arms:
-        found = sorted({record.precision for record in summary.records if record.arm == arm})
-        if found:
-            arms.setdefault(" in some jobs and ".join(found), []).append(f"`{arm}`")
-    texts = [f"{precision} ({', '.join(names)})" for precision, names in arms.items()]
-    return f"Convolutions were trained in {', '.join(texts)}."
+    parts = []
+    for task in summary.tasks:
+        arms: dict[str, list[str]] = {}
+        for arm in _arms(summary, task, summary.arms):
+            arms.setdefault(summary.precision(task, arm), []).append(f"`{arm}`")
+        if arms:
+            texts = [f"{precision} ({', '.join(names)})" for precision, names in arms.items()]
+            parts.append(f"on `{task}` in {', '.join(texts)}")
+    return f"Convolutions were trained {'; '.join(parts)}."
 
 
 def _made(summary: Summary, manifest: Mapping[str, Any]) -> str:

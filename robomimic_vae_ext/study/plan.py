@@ -185,7 +185,7 @@ def _check_settings(job: jobs.Job, folder: Path) -> None:
     path = folder / jobs.JOB
     if not path.exists():
         return
-    found = json.loads(path.read_text())
+    found = json.loads(json.dumps(asdict(jobs.read_job(folder))))
     wanted = json.loads(json.dumps(asdict(job)))
     different = [key for key, value in wanted.items() if found.get(key) != value]
     if different:

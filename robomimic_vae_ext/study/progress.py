@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from robomimic_vae_ext import files
-from robomimic_vae_ext.study import jobs
+from robomimic_vae_ext.study import jobs, records
 
 FILE = "progress.json"
 
@@ -33,7 +32,7 @@ class Progress:
     def _read(self, job: jobs.Job) -> None:
         path = self.out / job.name / jobs.RESULT
         if path.exists():
-            self.results[job.name] = json.loads(path.read_text())
+            self.results[job.name] = records.load(path)
 
     def started(self, job: jobs.Job) -> None:
         """Note that a job runs."""

@@ -21,11 +21,13 @@ class Published:
     """What published results hold of a study.
 
     Args:
+        study: its name; empty if the file does not say.
         records: job's name to its record.
         demonstrations: as in a manifest, by task.
         saliency: as published, by task.
     """
 
+    study: str = ""
     records: Mapping[str, records.Record] = field(default_factory=dict)
     demonstrations: Mapping[str, Any] = field(default_factory=dict)
     saliency: Mapping[str, Any] = field(default_factory=dict)
@@ -65,12 +67,13 @@ def check_settings(study: Protocol, found: Iterable[records.Record], where: Path
             raise ConfigError(
                 f"{where}: {record.name} was run with other settings than {study.path} has",
                 "the same, since results of both do not belong together",
-                "Leave it out, or give the study the settings of then.",
+                "Give the changed arm another name, beside the old one, or the study the settings "
+                "of then.",
             )
 
 
 def check_nothing_is_lost(study: Protocol, path: Path, kept: Collection[str]) -> None:
-    """Refuse to replace a published result by one that holds less of the same study.
+    """Refuse to replace published results by those of another study, or by fewer.
 
     Args:
         study: the plan.
@@ -78,18 +81,23 @@ def check_nothing_is_lost(study: Protocol, path: Path, kept: Collection[str]) ->
         kept: names of the jobs that it will hold.
 
     Raises:
-        ConfigError: jobs of the study are in the file as it is, and would not be any more.
+        ConfigError: the file is of another study, or jobs are in it that would not be any more.
     """
     if not path.is_file():
         return
-    planned = plan.settings(study)
-    here = _read(path).records.values()
-    lost = [r.name for r in here if planned.get(r.name) == r.settings and r.name not in kept]
+    here = _read(path)
+    if here.study not in ("", study.name):
+        raise ConfigError(
+            f"{path} holds the results of study '{here.study}'",
+            f"those of '{study.name}', or none",
+            "Choose another --docs.",
+        )
+    lost = [name for name in here.records if name not in kept]
     if lost:
         raise ConfigError(
             f"{path} holds {len(lost)} results that would be lost, such as {lost[0]}",
             "to write at least the jobs that it has",
-            f"Add --merge {path}, or choose another --docs.",
+            f"Add --merge {path} if the study still has them, or choose another --docs.",
         )
 
 
@@ -113,6 +121,7 @@ def _add(known: Published, new: Published) -> Published:
     looks = {task: merge_looks(known.saliency.get(task), it) for task, it in new.saliency.items()}
     datasets = {task: it for task, it in new.demonstrations.items() if it is not None}
     return Published(
+        study=new.study,
         records={**known.records, **new.records},
         demonstrations={**known.demonstrations, **datasets},
         saliency={**known.saliency, **looks},
@@ -132,6 +141,7 @@ def _planned(study: Protocol, found: Published, path: Path) -> Published:
         for task, it in found.saliency.items() if task in tasks
     }  # fmt: skip
     return Published(
+        study=found.study,
         records={name: it for name, it in found.records.items() if name in names},
         demonstrations={t: it for t, it in found.demonstrations.items() if t in tasks},
         saliency={task: it for task, it in looks.items() if it["models"]},
@@ -144,6 +154,7 @@ def _read(path: Path) -> Published:
         data = json.loads(path.read_text(encoding="utf-8"))
         found = [records.from_dict(values) for values in data["records"]]
         return Published(
+            study=str(data["manifest"].get("study", {}).get("name", "")),
             records={record.name: record for record in found},
             demonstrations=dict(data["manifest"]["demonstrations"]),
             saliency=dict(data["saliency"]),
@@ -152,5 +163,5 @@ def _read(path: Path) -> Published:
         raise DatasetError(
             f"{path} cannot be read ({type(error).__name__}: {error})",
             "a results.json that a study has written",
-            "Check the path given with --merge.",
+            "Check that path, or bring the file back as it was published.",
         ) from error

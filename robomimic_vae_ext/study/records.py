@@ -129,6 +129,13 @@ class Record:
         known = [(p.step, p.critic_error) for p in self.curve if p.critic_error is not None]
         return [step for step, _ in known], [error for _, error in known]
 
+    def rollout_at(self, step: int | None) -> Rollout:
+        """Episodes of the checkpoint after so many steps; None: of the last one."""
+        if step is None:
+            return self.rollouts[-1]
+        (found,) = [rollout for rollout in self.rollouts if rollout.step == step]
+        return found
+
     def as_dict(self) -> dict[str, Any]:
         """Plain types, ready for JSON; `from_dict` reads them back."""
         return asdict(self)
@@ -148,14 +155,31 @@ def read_result(path: Path) -> Record:
     Raises:
         DatasetError: damaged, or written by something else.
     """
+    values = load(path)
     try:
-        return _from_result(json.loads(path.read_text(encoding="utf-8")))
+        return _from_result(values)
     except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(
-            f"{path} cannot be read ({type(error).__name__}: {error})",
-            "the result of a job of this study",
-            "Delete the file and run the study again: only that job's last stage is repeated.",
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What stands in a `result.json`.
+
+    Raises:
+        DatasetError: damaged.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> DatasetError:
+    return DatasetError(
+        f"{path} cannot be read ({type(error).__name__}: {error})",
+        "the result of a job of this study",
+        "Delete the file and run the study again: only that job's last stage is repeated.",
+    )
 
 
 def _from_result(result: Mapping[str, Any]) -> Record:
@@ -239,7 +263,7 @@ def measures(record: Record, reference: Record | None) -> dict[str, Any]:
         "steps": record.steps,
         "precision": record.precision,
         "success_last3": float(np.mean(rates[-LAST:])) if len(rates) >= LAST else None,
-        "success_max": max(rates, default=None),
+        "success_max": max(rates[-LAST:], default=None),
         "action_error": record.action_error,
         **{f"seconds_{stage}": seconds for stage, seconds in record.seconds.items()},
         **_of_the_critic(record, reference),
@@ -268,13 +292,16 @@ def _of_the_critic(record: Record, reference: Record | None) -> dict[str, Any]:
         "auc_final": final.auc,
         "correlation_final": final.correlation,
     }
-    if reference is not None and reference.errors[1]:
+    # With fewer checkpoints nothing can stay at a level, so nothing is known of it.
+    if reference is not None and len(reference.errors[1]) >= statistics.STAY:
         level = statistics.best(*reference.errors)
         same = record.key == reference.key
         reached = float(level.step) if same else statistics.steps_to(steps, errors, level.error)
-        found |= {"steps_to_reference": reached, "speed_up": level.step / reached}
-        if len(reference.errors[1]) >= statistics.STAY:
-            both = statistics.settled(reference.errors[1])
-            own, its = (statistics.steps_to(*r.errors, both) for r in (record, reference))
-            found["speed_up_settled"] = its / own
+        both = statistics.settled(reference.errors[1])
+        own, its = (statistics.steps_to(*r.errors, both) for r in (record, reference))
+        found |= {
+            "steps_to_reference": reached,
+            "speed_up": level.step / reached,
+            "speed_up_settled": its / own,
+        }
     return found

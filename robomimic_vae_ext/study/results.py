@@ -7,6 +7,7 @@ tables and figures can be made again from the repository, without the folders of
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from robomimic_vae_ext.study.datasets import dataset_path
 from robomimic_vae_ext.study.protocol import Protocol, Task
 from robomimic_vae_ext.study.summary import Summary
 
+logger = logging.getLogger(__name__)
 NAME: Final = "results"
 LAPO: Final = "lapo"
 README_MARKER: Final = "results"
@@ -70,14 +72,14 @@ def publish(data: Mapping[str, Any], docs: Path) -> str:
         docs: folder to write to.
     """
     summary = summary_of(data)
+    document = docs / f"{NAME}.md"
+    old = document.read_text(encoding="utf-8") if document.is_file() else ""
+    kept = markdown.between(old, page.DISCUSSION)  # first: it may be refused
     files.write_text(docs / f"{NAME}.json", json_text(data))
     files.write_csv(docs / f"{NAME}.csv", _csv_rows(summary))
     figures = study_plots.all_figures(summary, data["manifest"]["demonstrations"], docs)
     drawn = [study_plots.saliency_figure(task) for task in data["saliency"]]
     figures += [figure for figure in drawn if (docs / figure.name).is_file()]
-    document = docs / f"{NAME}.md"
-    old = document.read_text(encoding="utf-8") if document.is_file() else ""
-    kept = markdown.between(old, page.DISCUSSION)
     files.write_text(document, page.document(summary, data, figures, kept))
     readme = f"{page.status(summary)}\n\n{page.short(summary)}"
     markdown.fill(docs.resolve().parent / "README.md", README_MARKER, readme)
@@ -112,6 +114,15 @@ def gather(study: Protocol, out: Path, docs: Path, merge: Sequence[Path] = ()) -
             "at least one TASK/ARM/seed_N/result.json",
             "Run the study first, or check --out.",
         )
+    demonstrations = {
+        task.name: describe(dataset_path(task, out), _discount(study, task)) for task in study.tasks
+    }
+    for task, published_one in known.demonstrations.items():
+        if demonstrations[task] not in (None, published_one):
+            logger.warning(
+                "%s: the dataset here (%s) is not that of the merged results (%s)",
+                task, demonstrations[task], published_one,
+            )  # fmt: skip
     versions = sorted({item for record in kept for item in record.versions.items()})
     manifest = {
         "study": json.loads(study.path.read_text(encoding="utf-8")),
@@ -126,9 +137,7 @@ def gather(study: Protocol, out: Path, docs: Path, merge: Sequence[Path] = ()) -
         "versions": {name: sorted(v for n, v in versions if n == name) for name, _ in versions},
         "commits": sorted({record.commit for record in kept if record.commit}),
         "demonstrations": {
-            task.name: describe(dataset_path(task, out), _discount(study, task))
-            or known.demonstrations.get(task.name)
-            for task in study.tasks
+            task: found or known.demonstrations.get(task) for task, found in demonstrations.items()
         },
     }
     return {
@@ -225,7 +234,7 @@ def _looks(study: Protocol, out: Path, summary: Summary) -> dict[str, Any]:
         for record in summary.records:
             folder = out / record.name
             done = all((folder / file).is_file() for file in (jobs.JOB, jobs.RESULT))
-            if record.task == task.name and record.algo == LAPO and done:
+            if record.task == task.name and record.algo == LAPO and done and jobs.has_run(folder):
                 checkpoint = jobs.last_checkpoint(folder)
                 if checkpoint.is_file():
                     found[record.arm, record.seed] = checkpoint

@@ -19,11 +19,12 @@ from robomimic_vae_ext.study.plots import COLOURS
 from robomimic_vae_ext.study.records import LAST, Record
 from robomimic_vae_ext.study.summary import Summary
 
-PALETTE: Final = (*COLOURS, "#000000", "#8C6D00")  # a study has more arms than a plot has runs
-# Five styles and eight colours have no common factor: forty arms differ.
+PALETTE: Final = (*COLOURS, "#000000")  # a study has more arms than a plot has runs
+# Five styles and seven colours have no common factor: thirty-five arms differ.
 STYLES: Final = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS: Final = ("o", "s", "^", "D", "v", "P")
 BINS: Final = 8  # of Q, with the same number of steps in each
+WIDE: Final = 10.0  # largest over smallest, from where an axis is logarithmic
 DPI: Final = 110
 VIEWS: Final = 3  # rows of the saliency figure
 CONSTANT: Final = "best constant"
@@ -81,12 +82,15 @@ def error_curves(summary: Summary, demonstrations: Demonstrations, docs: Path) -
         for axis, task in zip(row.axes, summary.tasks, strict=True):
             constant = (demonstrations.get(task) or {}).get("constant_error")
             if axis.lines:
-                _logarithmic(axis.yaxis)
+                drawn = np.concatenate([line.get_ydata() for line in axis.lines])
+                if drawn.max() > WIDE * drawn.min():
+                    _logarithmic(axis.yaxis)
                 if constant is not None:
                     axis.axhline(constant, color="0.3", linewidth=1, label=CONSTANT)
     text = (
-        "Held-out Q error against gradient steps: mean over seeds, the band from the smallest to "
-        "the largest seed. Grey: the error of the best Q that is the same everywhere."
+        "Held-out Q error against gradient steps: mean over seeds; the band, drawn where an arm is "
+        "shown first, goes from the smallest to the largest seed. Grey: the error of the best Q "
+        "that is the same everywhere."
     )
     return _save(figure, rows, docs, "results_curves.png", text)
 
@@ -113,10 +117,10 @@ def calibration(summary: Summary, docs: Path) -> Figure:
     for _, arms, axes in rows:
         for axis, task in zip(axes, summary.tasks, strict=True):
             ends = [0.0, 1.0]
-            for index, arm in enumerate(arms):
+            for arm in arms:
                 x, y = _calibrated(summary.of(task, arm))
                 if x:
-                    axis.plot(x, y, label=arm, markersize=4.5, **_look(index, marker=True))
+                    axis.plot(x, y, label=arm, markersize=4.5, **_look(summary, arm, marker=True))
                     ends = [min(ends[0], *x), max(ends[1], *x)]
             if not axis.lines:
                 _empty(axis)
@@ -155,7 +159,8 @@ def success_bars(summary: Summary, demonstrations: Demonstrations, docs: Path) -
                 axis.axhline(rate, linestyle="--", color="0.3", linewidth=1, label=DATA)
             axis.set_xticks(range(len(arms)), arms, rotation=40, ha="right", rotation_mode="anchor")
             axis.set(ylim=(-0.02, 1.05), xlim=(-0.6, len(arms) - 0.4))
-    text = "Success of the final policies with 95 % intervals; dots: seeds."
+    text = "Success of the final policies with 95 % intervals; dots: seeds; dashed: the share of "
+    "demonstrations that succeed."
     return _save(figure, rows, docs, "results_success.png", text)
 
 
@@ -163,8 +168,9 @@ def _bar(axis: Any, x: int, summary: Summary, task: str, arm: str) -> None:
     """The x-th bar of a group."""
     estimate = summary.estimate(task, arm, "success_final")
     if estimate is None:
+        axis.text(x, 0.02, "not run yet", rotation=90, ha="center", color="0.4", fontsize=8)
         return
-    axis.bar(x, estimate.value, color=_look(x)["color"], alpha=0.55, width=0.7)
+    axis.bar(x, estimate.value, color=_look(summary, arm)["color"], alpha=0.55, width=0.7)
     if estimate.low is not None and estimate.high is not None:
         error = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
         axis.errorbar(x, estimate.value, error, color="0.15", capsize=4)
@@ -177,7 +183,8 @@ def saliency_figure(task: str) -> Figure:
     """The file of a task's saliency maps, which need the checkpoints to be drawn."""
     text = (
         "Absolute gradient of Q(s, a) by the picture, one seed of each arm, each map in units of "
-        "its own largest values; Q of the picture, and with the colours of the cubes swapped."
+        "its own largest values (plain grey: that camera does not move Q); Q of the picture, and "
+        "with the colours of the cubes swapped."
     )
     return Figure(f"results_saliency_{task}.png", text)
 
@@ -253,8 +260,9 @@ def _rows(summary: Summary, label: str, xlabel: str) -> tuple[Any, list[Row]]:
     ]
 
 
-def _look(index: int, marker: bool = False) -> dict[str, Any]:
-    """Colour and line style of the index-th arm of a group, which are the group's own."""
+def _look(summary: Summary, arm: str, marker: bool = False) -> dict[str, Any]:
+    """Colour and line style of an arm, the same in all rows and figures."""
+    index = summary.arms.index(arm)
     look = {"color": PALETTE[index % len(PALETTE)], "linestyle": STYLES[index % len(STYLES)]}
     return look | ({"marker": MARKERS[index % len(MARKERS)]} if marker else {})
 
@@ -264,29 +272,34 @@ def _curves(
 ) -> tuple[Any, list[Row]]:
     """`_rows` with a band for each arm, against gradient steps."""
     figure, rows = _rows(summary, label, "gradient steps")
+    shown: set[str] = set()  # a second band of an arm would only hide others
     for _, arms, axes in rows:
         for axis, task in zip(axes, summary.tasks, strict=True):
             drawn = [
-                _band(axis, [curve(record) for record in summary.of(task, arm)], _look(index), arm)
-                for index, arm in enumerate(arms)
-            ]
+                _mean(axis, [curve(record) for record in summary.of(task, arm)],
+                      _look(summary, arm), arm, band=arm not in shown)
+                for arm in arms
+            ]  # fmt: skip
             axis.set(xlim=(0, None))
             if not any(drawn):
                 _empty(axis)
+        shown.update(arms)
     return figure, rows
 
 
-def _band(axis: Any, curves: Sequence[Curve], look: Mapping[str, Any], label: str) -> bool:
-    """Draw mean and range over seeds, at the steps that all seeds have."""
+def _mean(
+    axis: Any, curves: Sequence[Curve], look: Mapping[str, Any], label: str, band: bool
+) -> bool:
+    """Draw mean and, as a band, range over seeds, at the steps that all seeds have."""
     curves = [curve for curve in curves if curve]
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
     if not steps:
         return False
     values = np.array([[curve[step] for step in steps] for curve in curves])  # (S, C)
     axis.plot(steps, values.mean(axis=0), label=label, **look)
-    axis.fill_between(
-        steps, values.min(axis=0), values.max(axis=0), color=look["color"], alpha=0.15, linewidth=0
-    )
+    if band:
+        ends = values.min(axis=0), values.max(axis=0)
+        axis.fill_between(steps, *ends, color=look["color"], alpha=0.12, linewidth=0)
     return True
 
 

@@ -14,8 +14,9 @@ from robomimic_vae_ext.study import records, statistics
 from robomimic_vae_ext.study.records import Record
 from robomimic_vae_ext.study.statistics import Estimate
 
-# They may hold infinity, or the 0 that comes of it.
-MEDIANS = ("steps_to_reference", "speed_up", "speed_up_settled")
+# Medians, since some are infinite: steps to what is never reached, and 0 times as fast there.
+STEPS = ("steps_to_reference",)
+SPEEDS = ("speed_up", "speed_up_settled")
 FIX = "critic"  # the arm that the card's claims are about
 
 
@@ -96,6 +97,11 @@ class Summary:
         """Algorithms of an arm's finished jobs: one, or none yet."""
         return {record.algo for record in self.records if record.arm == arm}
 
+    def precision(self, task: str, arm: str) -> str:
+        """What an arm's convolutions were trained in; on `auto` that depends on the machine."""
+        found = {record.precision for record in self.of(task, arm)}
+        return " in some jobs and ".join(sorted(found))
+
     def of(self, task: str, arm: str) -> list[Record]:
         """Finished jobs of a task and arm, by seed."""
         keys = ((task, arm, seed) for seed in self.seeds)
@@ -114,7 +120,9 @@ class Summary:
         if measure == "success_final":
             (outcomes,) = self._outcomes(task, (arm,), list(values))
             return statistics.success(outcomes)
-        of = statistics.median if measure in MEDIANS else statistics.mean
+        of = statistics.mean
+        if measure in STEPS + SPEEDS:
+            of = statistics.median_speed if measure in SPEEDS else statistics.median
         return of(list(values.values()))
 
     def difference(self, task: str, arm: str, reference: str, measure: str) -> Estimate | None:
@@ -146,10 +154,28 @@ class Summary:
             return of_outcomes(x, y)
         return of_values([a[seed] for seed in seeds], [b[seed] for seed in seeds])
 
-    def _outcomes(self, task: str, arms: Sequence[str], seeds: Sequence[int]) -> list[np.ndarray]:
-        """Final success (S, E) of each arm, cut to the episodes that all of them have played."""
+    def success_difference(self, task: str, arm: str, reference: str, step: int) -> Estimate | None:
+        """Success of arm - reference after some gradient steps, over the seeds that both have."""
+        played = [
+            {r.seed for r in self.of(task, name) if any(x.step == step for x in r.rollouts)}
+            for name in (arm, reference)
+        ]
+        seeds = sorted(set.intersection(*played))
+        if not seeds:
+            return None
+        return statistics.success_difference(*self._outcomes(task, (arm, reference), seeds, step))
+
+    def _outcomes(
+        self, task: str, arms: Sequence[str], seeds: Sequence[int], step: int | None = None
+    ) -> list[np.ndarray]:
+        """Success (S, E) of each arm, cut to the episodes that all of them have played.
+
+        Args:
+            step: of the checkpoint; None: the last one.
+        """
         rows = [
-            [self.by_key[task, arm, seed].rollouts[-1].outcomes for seed in seeds] for arm in arms
+            [self.by_key[task, arm, seed].rollout_at(step).outcomes for seed in seeds]
+            for arm in arms
         ]
         shortest = min(len(row) for arm in rows for row in arm)
         return [np.array([row[:shortest] for row in arm]) for arm in rows]

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from robomimic_vae_ext import markdown
 from robomimic_vae_ext.study import claims, formatting, statistics
-from robomimic_vae_ext.study.records import Rollout
+from robomimic_vae_ext.study.records import LAST, Rollout
 from robomimic_vae_ext.study.summary import Summary
 
 #: Measure and head of its column.
@@ -46,7 +46,8 @@ def overview(summary: Summary, task: str, arms: Sequence[str]) -> str:
             _successes(_last_rollouts(summary, task, arm)),
             formatting.NOTHING if arm == reference else text,
             *(_cell(summary, task, arm, measure, 2)
-              for measure in ("critic_error_final", "value_error", "auc_final")),
+              for measure in ("critic_error_final", "value_error")),
+            _cell(summary, task, arm, "auc_final"),  # near 1, two digits would all be the same
         ))  # fmt: skip
     head = ("arm", "seeds", "success", f"minus `{reference}`", "held-out Q error",
             "Q error in rollouts", "AUC")  # fmt: skip
@@ -141,7 +142,7 @@ def comparisons(summary: Summary, task: str, arms: Sequence[str]) -> str:
         against = summary.reference_of(arm)
         rows.append((
             f"`{arm}`",
-            f"`{against}`",
+            f"`{against}`{_other_precision(summary, task, arm, against)}",
             *(
                 claims.speed(summary.estimate(task, arm, measure))
                 for measure in ("speed_up", "speed_up_settled")
@@ -164,6 +165,32 @@ def comparisons(summary: Summary, task: str, arms: Sequence[str]) -> str:
         *(f"success - `{rival}`" for rival in rivals),
     )  # fmt: skip
     return markdown.table(head, rows)
+
+
+def over_steps(summary: Summary, task: str, arms: Sequence[str]) -> str | None:
+    """Success of every arm minus its reference's, of each checkpoint that has episodes.
+
+    None where only the last checkpoints have any: the figure of the final policies shows those.
+    """
+    every = [record for arm in arms for record in summary.of(task, arm)]
+    steps = sorted({rollout.step for record in every for rollout in record.rollouts})
+    if len(steps) <= LAST:
+        return None
+    rows = []
+    for arm in arms:
+        against = summary.reference_of(arm)
+        if arm != against:
+            found = [summary.success_difference(task, arm, against, step) for step in steps]
+            rows.append((f"`{arm}`", f"`{against}`", *map(formatting.with_interval, found)))
+    return markdown.table(("arm", "against", *(f"{step:,} steps" for step in steps)), rows, words=2)
+
+
+def _other_precision(summary: Summary, task: str, arm: str, against: str) -> str:
+    """A mark where two arms of one algorithm were trained in different precision."""
+    ours, theirs = (summary.precision(task, name) for name in (arm, against))
+    if ours == theirs or not theirs or summary.algos_of(arm) != summary.algos_of(against):
+        return ""
+    return f" ({theirs}; this arm: {ours})"
 
 
 def saliency(summary: Summary, found: Mapping[str, Any]) -> str:

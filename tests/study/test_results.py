@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,18 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from robomimic_vae_ext import markdown
 from robomimic_vae_ext.errors import ConfigError, DatasetError
-from robomimic_vae_ext.study import claims, page, records, results, study_plots, tables
+from robomimic_vae_ext.study import (
+    claims,
+    jobs,
+    page,
+    plan,
+    records,
+    results,
+    study_plots,
+    tables,
+)
 from robomimic_vae_ext.study.statistics import Estimate
 from tests.study import synthetic
 
@@ -217,16 +227,102 @@ def test_a_published_result_is_not_replaced_by_one_that_holds_less(tmp_path: Pat
     assert written["manifest"]["command"].endswith("--merge results.json")
 
 
+@pytest.mark.usefixtures("no_figures")
+def test_a_published_result_is_not_replaced_by_another_study(tmp_path: Path) -> None:
+    study = synthetic.write_study(tmp_path)
+    synthetic.write_job(tmp_path / "runs", study, "own", "vae", 1)
+    docs = tmp_path / "docs"
+    results.write_results(study, tmp_path / "runs", docs)
+    before = (docs / "results.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"results of study 'made_up'.*another --docs"):
+        results.write_results(replace(study, name="other"), tmp_path / "runs", docs)
+    # Nor by the same study without a seed that it once had.
+    fewer = replace(study, seeds=study.seeds[1:])
+    synthetic.write_job(tmp_path / "runs", study, "own", "vae", 2)
+    with pytest.raises(ConfigError, match=r"1 results that would be lost, such as own/vae/seed_1"):
+        results.write_results(fewer, tmp_path / "runs", docs, [docs / "results.json"])
+    assert (docs / "results.json").read_bytes() == before
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_discussion_without_an_end_is_not_written_over(tmp_path: Path) -> None:
+    study = synthetic.write_study(tmp_path)
+    synthetic.write_job(tmp_path / "runs", study, "own", "vae", 1)
+    results.write_results(study, tmp_path / "runs", tmp_path / "docs")
+    document = tmp_path / "docs" / "results.md"
+    mine = document.read_text().replace(markdown.END, "Because.")
+    document.write_text(mine)
+    with pytest.raises(ConfigError, match=r"no '<!-- end -->' after it"):
+        results.write_results(study, tmp_path / "runs", tmp_path / "docs")
+    assert document.read_text() == mine
+
+
+def test_a_dataset_that_is_not_that_of_the_merged_results_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = synthetic.write_study(tmp_path)
+    synthetic.write_job(tmp_path / "runs", study, "own", "vae", 1)
+    first = results.gather(study, tmp_path / "runs", tmp_path / "docs")
+    merged = tmp_path / "results.json"
+    merged.write_text(json.dumps(first))
+    results.gather(study, tmp_path / "runs", tmp_path / "docs", [merged])
+    assert not caplog.text
+    first["manifest"]["demonstrations"]["own"]["successes"] = 3
+    merged.write_text(json.dumps(first))
+    results.gather(study, tmp_path / "runs", tmp_path / "docs", [merged])
+    assert "own: the dataset here" in caplog.text
+
+
+def test_a_finished_job_may_lose_its_training(tmp_path: Path) -> None:
+    study = synthetic.write_study(tmp_path)
+    path = synthetic.write_job(tmp_path / "runs", study, "play_lift", "vae", 1)
+    job = next(job for job in plan.all_jobs(study) if job.name == "play_lift/vae/seed_1")
+    (path.parent / "job.json").write_text(json.dumps(asdict(job)))
+    jobs.tidy(path.parent)
+    summary = results.summary_of(results.gather(study, tmp_path / "runs", tmp_path / "docs"))
+    assert results._looks(study, tmp_path / "runs", summary) == {}
+
+
+def test_with_two_checkpoints_nothing_is_known_of_speed() -> None:
+    values, reference = (synthetic.result("own", arm, 1) for arm in ("critic", "vae"))
+    for result in (values, reference):
+        result["curve"] = result["curve"][-2:]
+    found = records.measures(*map(records._from_result, (values, reference)))
+    assert found["steps_to_reference"] is found["speed_up"] is found["speed_up_settled"] is None
+    assert found["critic_error_final"] is not None
+
+
+def test_success_over_steps_is_compared_by_seed(written: tuple[Path, str]) -> None:
+    data = json.loads((written[0] / "docs" / "results.json").read_text())
+    assert tables.over_steps(results.summary_of(data), "own", ("vae", "critic")) is None
+    for values in data["records"]:
+        early = values["rollouts"][0] | {"step": 500, "success": "10" * 10}
+        early["success"] = ("0" if values["arm"] == "vae" else "1") * 20
+        values["rollouts"].insert(0, early)
+    summary = results.summary_of(data)
+    table = tables.over_steps(summary, "own", ("vae", "critic"))
+    assert table is not None
+    (head, row) = (line.strip("| ").split(" | ") for line in table.splitlines()[::2])
+    assert head[2:] == ["500 steps", "1,800 steps", "1,900 steps", "2,000 steps"]
+    assert row[:3] == ["`critic`", "`vae`", "1 (1 to 1)"]
+    final = summary.difference("own", "critic", "vae", "success_final")
+    assert final is not None and row[5].startswith(f"{final.value:.3g} (")
+    assert "over gradient steps" in page.document(summary, data, [], None)
+
+
 def test_machines_that_train_otherwise_are_told(written: tuple[Path, str]) -> None:
     folder, _ = written
     data = json.loads((folder / "docs" / "results.json").read_text())
-    assert "trained in float32 (`vae`, `critic`" in page.document(
-        results.summary_of(data), data, [], None
-    )
-    data["records"][-1]["precision"] = "bfloat16"
-    arm = data["records"][-1]["arm"]
     text = page.document(results.summary_of(data), data, [], None)
-    assert f"bfloat16 in some jobs and float32 (`{arm}`)" in text
+    assert "on `own` in float32 (`vae`, `critic`" in text and "this arm:" not in text
+    changed = [r for r in data["records"] if (r["task"], r["arm"]) == ("own", "joint")]
+    changed[0]["precision"] = "bfloat16"
+    text = page.document(results.summary_of(data), data, [], None)
+    assert "bfloat16 in some jobs and float32 (`joint`)" in text
+    for values in changed:
+        values["precision"] = "bfloat16"
+    text = page.document(results.summary_of(data), data, [], None)
+    assert text.count("| `joint` | `vae` (float32; this arm: bfloat16) |") == 1
 
 
 def test_errors_are_one_sentence(tmp_path: Path) -> None:

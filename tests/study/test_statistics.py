@@ -93,6 +93,15 @@ def test_medians_keep_what_was_never_reached() -> None:
     assert (found.value, found.low, found.high) == (300.0, 100.0, math.inf)
 
 
+def test_between_never_and_a_number_of_times_faster_is_never() -> None:
+    assert statistics.median_speed([0.0, 0.0, 2.0, 4.0]).value == 0.0
+    assert statistics.median_speed([0.0, 2.0, 4.0]).value == 2.0
+    # 2 and 4 times faster are 1/2 and 1/4 of the steps: the middle is 3/8 of them.
+    assert statistics.median_speed([2.0, 4.0, 4.0, 2.0]).value == pytest.approx(8 / 3)
+    found = statistics.median_speed([0.0, 2.0, 3.0, 4.0, 5.0])
+    assert (found.value, found.low, found.high) == (3.0, 0.0, 5.0)
+
+
 STEPS = (100, 200, 300, 400, 500)
 
 

@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="two run folders")
     flags.add_argument("--out", type=Path, help="folder for results (default: runs/NAME)")
     flags.add_argument("--study", type=Path, help="JSON file of a study")
-    flags.add_argument("--report", action="store_true", help="only write the study's results")
+    flags.add_argument("--report", action="store_true", help="only write the results, of all jobs")
     flags.add_argument("--docs", type=Path, help="folder of results.md (default: OUT/docs)")
     flags.add_argument("--merge", nargs="+", type=Path, default=[], help="results.json of others")
     flags.add_argument("--jobs", type=int, help="at the same time (default: what fits)")
@@ -40,8 +40,7 @@ def main() -> int:
     args = parser().parse_args()
     if (args.study is None) == (not args.runs) or len(args.runs) not in (0, 2):
         parser().error("give two run folders, or --study")
-    counts = [count for count in (args.jobs, args.per_gpu) if count is not None]
-    if min(counts, default=1) < 1 or (args.minutes or 0) < 0:
+    if any(n is not None and n < 1 for n in (args.jobs, args.per_gpu)) or (args.minutes or 0) < 0:
         parser().error("--jobs and --per-gpu must be at least 1, --minutes not negative")
     if args.study is None:
         from robomimic_vae_ext.study import two_runs
@@ -54,8 +53,6 @@ def main() -> int:
     out = args.out or Path("runs") / study.name
     docs = args.docs or out / "docs"
     if args.report:
-        if args.only_task or args.only_arm or args.only_seed:
-            parser().error("--report is of the whole study: leave out --only-...")
         from robomimic_vae_ext.study import results
 
         print(results.write_results(study, out, docs, args.merge))

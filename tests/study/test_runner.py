@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from robomimic_vae_ext import files
-from robomimic_vae_ext.errors import ConfigError
+from robomimic_vae_ext.errors import ConfigError, DatasetError
 from robomimic_vae_ext.study import executors, jobs, progress, runner
 from robomimic_vae_ext.study.protocol import Evaluation
 from tests.conftest import REPOSITORY
@@ -92,6 +92,12 @@ def test_jobs_run_in_the_order_of_the_plan_and_never_too_many(
     )
     status = json.loads((tmp_path / progress.FILE).read_text())
     assert status["done"] == 4 and status["running"] == [] and status["seconds_left"] == 0.0
+
+
+def test_a_damaged_result_is_one_sentence(every: list[jobs.Job], tmp_path: Path) -> None:
+    (tmp_path / every[1].name / jobs.RESULT).write_text('{"curve": [')
+    with pytest.raises(DatasetError, match=r"result\.json cannot be read.*Delete the file"):
+        run(every, Pretended(tmp_path))
 
 
 def test_jobs_with_a_result_are_not_run_again(every: list[jobs.Job], tmp_path: Path) -> None:
@@ -231,7 +237,7 @@ def test_ctrl_c_stops_the_jobs_and_says_how_to_go_on(make_study: Any, tmp_path: 
 def test_wrong_flags_are_refused(words: list[str]) -> None:
     process = compare(*words)
     _, errors = process.communicate(timeout=300)
-    assert process.returncode == 2 and "Traceback" not in errors
+    assert process.returncode == 2 and "compare.py: error: " in errors
 
 
 def test_a_study_that_is_not_there_is_one_line(tmp_path: Path) -> None:

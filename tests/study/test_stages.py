@@ -223,6 +223,15 @@ def test_a_damaged_job_is_one_sentence(tmp_path: Path) -> None:
         jobs.read_job(tmp_path)
 
 
+def test_a_damaged_job_does_not_start_a_study(
+    make_job: Any, study: Protocol, tmp_path: Path
+) -> None:
+    folder = make_job(tmp_path, "bc")
+    (folder / jobs.JOB).write_text('{"task": "pl')
+    with pytest.raises(ConfigError, match=r"job\.json cannot be read"):
+        plan.prepare(study, tmp_path, {"play/bc/seed_1"}, workers=1)
+
+
 def test_a_job_survives_its_file(study: Protocol, tmp_path: Path) -> None:
     job = plan.all_jobs(study)[0]
     files.write_json(tmp_path / jobs.JOB, asdict(job))

@@ -80,7 +80,7 @@ def _steps(axis: Any, name: str, setting: dict[str, Any]) -> None:
 def _loading(axis: Any, part: dict[str, Any]) -> None:
     names = list(part["batch"])
     samples = [[1e3 * s for s in part["batch"][n]["seconds"]] for n in names]
-    _bars(axis, names, samples, [OURS if n == "replay" else THEIRS for n in names])
+    _bars(axis, names, samples, [OURS if n.startswith("replay") else THEIRS for n in names])
     axis.set(title="data", xlabel=f"ms for a batch of {part['batch_size']}")
 
 

@@ -155,8 +155,9 @@ def speedups(part: dict[str, Any], name: str) -> dict[str, timing.Ratio]:
         one, several = (scaling.running_seconds(part, int(count)) for count in ("1", text))
         if one is not None and several is not None:
             pairs = _running_pairs(alone, times)
-            low, high = timing.quartiles(pairs) if pairs else (one / several, one / several)
-            ratios[f"{name}_{text}_workers"] = timing.Ratio(one / several, low, high)
+            alike = timing.Ratio(one / several, one / several, one / several)
+            found = timing.Ratio(timing.median(pairs), *timing.quartiles(pairs)) if pairs else alike
+            ratios[f"{name}_{text}_workers"] = found
     return ratios
 
 

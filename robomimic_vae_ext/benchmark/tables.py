@@ -42,7 +42,7 @@ def ratios(results: dict[str, Any]) -> str:
         low, high = results["ratio_spreads"][name]
         goal = GOALS[name][column] if name in GOALS else ""
         rows.append((f"`{name}`", f"{value:.3f}", f"{low:.3f} to {high:.3f}", goal))
-    return markdown.table(("ratio", "of medians", "quartiles over rounds", "goal"), rows)
+    return markdown.table(("ratio", "median over rounds", "quartiles", "goal"), rows)
 
 
 def machine(results: dict[str, Any]) -> str:
@@ -64,7 +64,7 @@ def steps(results: dict[str, Any]) -> str:
     """Gradient steps of every contender, one table a setting."""
     texts = []
     for name, setting in results["parts"]["steps"]["settings"].items():
-        ours = timing.median(setting["step"][report.OURS]["seconds"])
+        ours = setting["step"][report.OURS]["seconds"]
         rows = []
         for contender, samples in setting["step"].items():
             middle = timing.median(samples["seconds"])
@@ -74,7 +74,7 @@ def steps(results: dict[str, Any]) -> str:
                 f"{1 / middle:.2f}",
                 milliseconds(samples["seconds"]),
                 milliseconds(log["seconds"]) if log else "",
-                f"{middle / ours:.2f}",
+                f"{timing.ratio(samples['seconds'], ours).value:.2f}",
                 f"{setting['parameters'][contender] / 1e6:.1f}" if log else "",
             ))  # fmt: skip
         head = (

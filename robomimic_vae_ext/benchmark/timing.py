@@ -117,11 +117,11 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
 
 
 def ratio(longer: Sequence[float], shorter: Sequence[float]) -> Ratio:
-    """Compare two contenders of the same rounds.
+    """Median of the quotients within the rounds, which share what the machine did meanwhile.
 
     Args:
         longer: seconds, one number a round; the numerator.
         shorter: seconds of the same rounds; the denominator.
     """
     pairs = [above / below for above, below in zip(longer, shorter, strict=True)]
-    return Ratio(median(longer) / median(shorter), *quartiles(pairs))
+    return Ratio(median(pairs), *quartiles(pairs))

@@ -27,7 +27,7 @@ def test_every_ratio_is_right(parts: dict[str, Any]) -> None:
     assert found == {
         "steps_vs_bcq": 12.0 / 2.0,  # of the headline setting
         "steps_vs_iql": 6.0 / 2.0,
-        "step_over_limit": 2.0 / 1.6,
+        "step_over_limit": 2.0 / 1.6,  # of 1, 1.25, 1.5
         "data_wait_share": 0.2 / 5.0,  # of the setting that waits most, with the replay
         "rollout_2_workers_whole": 45.0 / 30.0,
         "rollout_2_workers": 40.0 / 20.0,

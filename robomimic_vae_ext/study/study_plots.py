@@ -159,8 +159,10 @@ def success_bars(summary: Summary, demonstrations: Demonstrations, docs: Path) -
                 axis.axhline(rate, linestyle="--", color="0.3", linewidth=1, label=DATA)
             axis.set_xticks(range(len(arms)), arms, rotation=40, ha="right", rotation_mode="anchor")
             axis.set(ylim=(-0.02, 1.05), xlim=(-0.6, len(arms) - 0.4))
-    text = "Success of the final policies with 95 % intervals; dots: seeds; dashed: the share of "
-    "demonstrations that succeed."
+    text = (
+        "Success of the final policies with 95 % intervals; dots: seeds; dashed: the share of "
+        "demonstrations that succeed."
+    )
     return _save(figure, rows, docs, "results_success.png", text)
 
 

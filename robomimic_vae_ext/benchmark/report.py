@@ -154,10 +154,8 @@ def speedups(part: dict[str, Any], name: str) -> dict[str, timing.Ratio]:
         ratios[f"{name}_{text}_workers_whole"] = whole
         one, several = (scaling.running_seconds(part, int(count)) for count in ("1", text))
         if one is not None and several is not None:
-            pairs = _running_pairs(alone, times)
-            alike = timing.Ratio(one / several, one / several, one / several)
-            found = timing.Ratio(timing.median(pairs), *timing.quartiles(pairs)) if pairs else alike
-            ratios[f"{name}_{text}_workers"] = found
+            quotients = _running_pairs(alone, times) or [one / several]
+            ratios[f"{name}_{text}_workers"] = timing.of_rounds(quotients)
     return ratios
 
 

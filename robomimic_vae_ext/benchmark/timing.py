@@ -123,5 +123,9 @@ def ratio(longer: Sequence[float], shorter: Sequence[float]) -> Ratio:
         longer: seconds, one number a round; the numerator.
         shorter: seconds of the same rounds; the denominator.
     """
-    pairs = [above / below for above, below in zip(longer, shorter, strict=True)]
-    return Ratio(median(pairs), *quartiles(pairs))
+    return of_rounds([above / below for above, below in zip(longer, shorter, strict=True)])
+
+
+def of_rounds(quotients: Sequence[float]) -> Ratio:
+    """Median and quartiles of one quotient a round."""
+    return Ratio(median(quotients), *quartiles(quotients))

@@ -116,7 +116,7 @@ def run_folder(folder: Path) -> Path:
     Raises:
         CheckpointError: the job has not been trained.
     """
-    found = sorted(folder.glob(f"{RUN_NAME}/*/models"))
+    found = _models(folder)
     if not found:
         raise CheckpointError(f"{folder} has no training run", "one", "Run the study first.")
     return found[-1].parent
@@ -124,7 +124,11 @@ def run_folder(folder: Path) -> Path:
 
 def has_run(folder: Path) -> bool:
     """Whether robomimic's run folder is there; of a finished job it may be removed."""
-    return any(folder.glob(f"{RUN_NAME}/*/models"))
+    return bool(_models(folder))
+
+
+def _models(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{RUN_NAME}/*/models"))
 
 
 def checkpoints(job: Job, folder: Path) -> dict[int, Path]:

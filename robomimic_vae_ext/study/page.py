@@ -172,7 +172,7 @@ def _missing(summary: Summary, manifest: Mapping[str, Any]) -> str:
 
 
 def _precisions(summary: Summary) -> str:
-    """What the arms' convolutions were trained in; on `auto` that depends on the machine."""
+    """`Summary.precision` of every task and arm."""
     parts = []
     for task in summary.tasks:
         arms: dict[str, list[str]] = {}

@@ -185,8 +185,9 @@ def _check_settings(job: jobs.Job, folder: Path) -> None:
     path = folder / jobs.JOB
     if not path.exists():
         return
-    found = json.loads(json.dumps(asdict(jobs.read_job(folder))))
-    wanted = json.loads(json.dumps(asdict(job)))
+    found, wanted = (
+        json.loads(json.dumps(asdict(one))) for one in (jobs.read_job(folder), job)
+    )  # a file has lists for tuples
     different = [key for key, value in wanted.items() if found.get(key) != value]
     if different:
         raise ConfigError(

@@ -15,8 +15,11 @@ from robomimic_vae_ext.study.records import Record
 from robomimic_vae_ext.study.statistics import Estimate
 
 # Medians, since some are infinite: steps to what is never reached, and 0 times as fast there.
-STEPS = ("steps_to_reference",)
-SPEEDS = ("speed_up", "speed_up_settled")
+MEDIANS = {
+    "steps_to_reference": statistics.median,
+    "speed_up": statistics.median_speed,
+    "speed_up_settled": statistics.median_speed,
+}
 FIX = "critic"  # the arm that the card's claims are about
 
 
@@ -120,10 +123,7 @@ class Summary:
         if measure == "success_final":
             (outcomes,) = self._outcomes(task, (arm,), list(values))
             return statistics.success(outcomes)
-        of = statistics.mean
-        if measure in STEPS + SPEEDS:
-            of = statistics.median_speed if measure in SPEEDS else statistics.median
-        return of(list(values.values()))
+        return MEDIANS.get(measure, statistics.mean)(list(values.values()))
 
     def difference(self, task: str, arm: str, reference: str, measure: str) -> Estimate | None:
         """Mean of arm - reference over the seeds that both have."""

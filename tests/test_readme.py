@@ -87,6 +87,20 @@ def test_the_thirty_second_check_runs(
         exec(snippets[0], {"algo": broken, "batch": make_batch(broken)})
 
 
+def test_figures_of_the_discussion_are_what_its_code_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (REPOSITORY / "docs" / "results.md").read_text()
+    (snippet,) = [code for language, code in BLOCK.findall(text) if language == "python"]
+    monkeypatch.chdir(REPOSITORY)
+    exec(snippet, {})
+    printed = capsys.readouterr().out
+    (p,) = re.findall(r"play_lift success, paired t test: p = ([\d.]+)", printed)
+    assert f"p = {float(p):.2f} on `play_lift`" in text
+    roots = re.findall(r"play_lift (?:critic|joint) root .*?value=([\d.]+)", printed)
+    assert len(roots) == 2 and all(f"{float(root):.2f}" in text for root in roots)
+
+
 def test_nothing_is_left_to_fill_in() -> None:
     assert not re.findall(r"\b[A-Z]+_[A-Z]+\b(?!=)", README.replace("ROBOMIMIC_VAE_EXT", ""))
 

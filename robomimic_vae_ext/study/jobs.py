@@ -2,7 +2,7 @@
 
 job.json, log.txt
 training/TIME/       robomimic's run folder; of its checkpoints, only the last is kept
-train.json, measure.json, rollouts.jsonl, rollouts.json
+train.json, measure.json, rollouts.jsonl, rollouts.json, zero_latent.jsonl, zero_latent.json
 result.json          all of it; the job is done
 """
 
@@ -24,8 +24,10 @@ from robomimic_vae_ext.study.protocol import Evaluation
 
 JOB: Final = "job.json"
 RESULT: Final = "result.json"
+LAPO: Final = "lapo"  # robomimic's name of our algorithm
 LOG: Final = "log.txt"
 EPISODES: Final = "rollouts.jsonl"
+ZERO_LATENT_EPISODES: Final = "zero_latent.jsonl"
 OF_THE_MACHINE: Final = ("data", "output_dir", "cuda")  # keys of `train`, set where a job runs
 RUN_NAME: Final = "training"  # robomimic's experiment name, and so the folder's
 LOCK_PATIENCE: Final = 15.0  # [s] in which a job whose runner was killed has stopped too
@@ -76,6 +78,8 @@ class Job:
         algorithm's defaults is not in it: a result names its commit and versions.
         """
         values = asdict(self) | {"dataset": Path(self.dataset).name}
+        if not self.evaluation.zero_latent_episodes:  # results older than it stay what they are
+            del values["evaluation"]["zero_latent_episodes"]
         values["config"]["train"] = {
             key: value for key, value in self.config["train"].items() if key not in OF_THE_MACHINE
         }

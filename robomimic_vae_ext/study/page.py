@@ -38,6 +38,12 @@ MEANING: Final = (
     "longer succeed at some time, as with the wrong cube lifted. Steps and times fewer steps "
     "are medians, all other columns means over seeds."
 )
+ZERO_LATENT: Final = (
+    "The latent actor. The same episodes with z = 0, the advantage-weighted clone that the decoder "
+    "is, in place of the actor's z; and on held-out states, how far the actor moves z and with it "
+    "the actions (in [-1, 1], by their mean absolute difference from those of z = 0), for how "
+    "much more Q, and how far the actions of z = 0 are from the demonstration's:"
+)
 
 LOOK: Final = (
     "An illustration, not one of the measures that were decided beforehand. "
@@ -139,6 +145,8 @@ def _task(summary: Summary, manifest: Mapping[str, Any], task: str) -> list[str]
         text += f" A Q that is the same everywhere would have a held-out error of {constant:.3g}."
     table = tables.over_steps(summary, task, arms)
     over_steps = ["Success minus its reference's over gradient steps:", table] if table else []
+    table = tables.zero_latent(summary, task, arms)
+    latent = [ZERO_LATENT, table] if table else []
     return [
         heading,
         text,
@@ -152,6 +160,7 @@ def _task(summary: Summary, manifest: Mapping[str, Any], task: str) -> list[str]
         "the final one, as a difference of rates:",
         tables.comparisons(summary, task, arms),
         *over_steps,
+        *latent,
     ]
 
 

@@ -62,12 +62,15 @@ class Evaluation:
         earlier_episodes: of each of the `earlier_checkpoints` before it.
         earlier_checkpoints: how many.
         seed: base seed of the episodes, the same for all jobs.
+        zero_latent_episodes: of the last checkpoint of LAPO once more, with z = 0 in place of its
+            actor's z; 0: none, and its actor is not looked at.
     """
 
     final_episodes: int
     earlier_episodes: int
     earlier_checkpoints: int
     seed: int
+    zero_latent_episodes: int = 0
 
 
 @dataclass(frozen=True)
@@ -267,9 +270,12 @@ def _training(value: Any, where: str, required: tuple[str, ...] = ()) -> dict[st
 
 
 def _evaluation(value: Any) -> Evaluation:
-    value = _section(value, "evaluation", required=_names(Evaluation))
-    least = {"final_episodes": 1, "earlier_episodes": 1, "earlier_checkpoints": 0, "seed": 0}
-    return Evaluation(**{k: _whole(v, f"evaluation.{k}", least[k]) for k, v in value.items()})
+    names = _names(Evaluation)
+    value = _section(value, "evaluation", required=names[:4], optional=names[4:])
+    least = {"final_episodes": 1, "earlier_episodes": 1}
+    return Evaluation(
+        **{k: _whole(v, f"evaluation.{k}", least.get(k, 0)) for k, v in value.items()}
+    )
 
 
 def _seeds(value: Any) -> tuple[int, ...]:

@@ -18,13 +18,18 @@ LAST = 3  # checkpoints whose success is averaged in `success_last3`
 PAIRS = 200  # pairs of Q and return kept of a job, for figures
 DIGITS = 4  # significant digits of what figures and tables are made from
 
+#: Fields of `ZeroLatent` that are a measure each, `latent_NAME`.
+LATENT = ("size", "shift", "spread", "error", "gain")
+
 #: Columns of results.csv after task, arm and seed.
 MEASURES = (
     "algo", "steps", "precision", "critic_error_final", "critic_error_best",
     "steps_to_reference", "speed_up", "speed_up_settled", "auc_final", "correlation_final",
     "value_error", "q_start", "return_start", "success_final", "success_last3", "success_max",
-    "episodes_final", "failures_final", "length_final", "action_error", "seconds_train",
-    "seconds_measure", "seconds_rollouts",
+    "episodes_final", "failures_final", "length_final", "action_error", "success_zero_latent",
+    "gained_by_zero_latent",
+    "latent_size", "latent_shift", "latent_spread", "latent_error", "latent_gain",
+    "seconds_train", "seconds_measure", "seconds_rollouts",
 )  # fmt: skip
 
 
@@ -79,6 +84,25 @@ class Rollout:
 
 
 @dataclass(frozen=True)
+class ZeroLatent:
+    """The final policy of LAPO with z = 0 in place of its actor's z, and what its actor does.
+
+    Args:
+        success: rate with z = 0, in the first of the final policy's own episodes.
+        episodes: how many those were.
+        size, shift, spread, error, gain: as `z`, `shift`, ... of `actor_shift.ActorShift`.
+    """
+
+    success: float
+    episodes: int
+    size: float
+    shift: float
+    spread: float
+    error: float
+    gain: float
+
+
+@dataclass(frozen=True)
 class Record:
     """One job: a task, an arm, a seed.
 
@@ -95,6 +119,7 @@ class Record:
         seconds: wall time of the stages `train`, `measure`, `rollouts`.
         versions: of the software that ran it.
         commit: of the repository that ran it.
+        zero_latent: of a LAPO whose study asks for it.
     """
 
     task: str
@@ -112,6 +137,7 @@ class Record:
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
     commit: str | None
+    zero_latent: ZeroLatent | None = None
 
     @property
     def name(self) -> str:
@@ -146,7 +172,9 @@ def from_dict(values: Mapping[str, Any]) -> Record:
     points = tuple(Point(**point) for point in values["curve"])
     rollouts = tuple(Rollout(**rollout) for rollout in values["rollouts"])
     pairs = {name: tuple(values[name]) for name in ("q", "returns")}
-    return Record(**{**values, "curve": points, "rollouts": rollouts, **pairs})
+    zero = values.get("zero_latent")  # absent in files that are older than it
+    latent = {"zero_latent": ZeroLatent(**zero) if zero else None}
+    return Record(**{**values, "curve": points, "rollouts": rollouts, **pairs, **latent})
 
 
 def read_result(path: Path) -> Record:
@@ -203,6 +231,18 @@ def _from_result(result: Mapping[str, Any]) -> Record:
         seconds={name: round(float(s), 1) for name, s in result["seconds"].items()},
         versions=dict(result["versions"]),
         commit=result.get("commit"),
+        zero_latent=_zero_latent(result.get("zero_latent")),
+    )
+
+
+def _zero_latent(values: Mapping[str, Any] | None) -> ZeroLatent | None:
+    if values is None:
+        return None
+    names = {"size": "z", "shift": "shift", "spread": "spread", "error": "error", "gain": "gain"}
+    return ZeroLatent(
+        success=float(np.mean(values["success"])),
+        episodes=len(values["success"]),
+        **{ours: float(f"{values[its]:.{DIGITS}g}") for ours, its in names.items()},
     )
 
 
@@ -268,6 +308,13 @@ def measures(record: Record, reference: Record | None) -> dict[str, Any]:
         **{f"seconds_{stage}": seconds for stage, seconds in record.seconds.items()},
         **_of_the_critic(record, reference),
     }
+    if record.zero_latent is not None:
+        zero = asdict(record.zero_latent)
+        found["success_zero_latent"] = zero["success"]
+        found |= {f"latent_{name}": zero[name] for name in LATENT}
+        if last is not None:
+            same = last.outcomes[: zero["episodes"]]
+            found["gained_by_zero_latent"] = zero["success"] - float(same.mean())
     if last is not None:
         found |= {
             "success_final": last.rate,

@@ -25,7 +25,6 @@ from robomimic_vae_ext.study.summary import Summary
 
 logger = logging.getLogger(__name__)
 NAME: Final = "results"
-LAPO: Final = "lapo"
 README_MARKER: Final = "results"
 
 
@@ -234,7 +233,8 @@ def _looks(study: Protocol, out: Path, summary: Summary) -> dict[str, Any]:
         for record in summary.records:
             folder = out / record.name
             done = all((folder / file).is_file() for file in (jobs.JOB, jobs.RESULT))
-            if record.task == task.name and record.algo == LAPO and done and jobs.has_run(folder):
+            latent = record.algo == jobs.LAPO
+            if record.task == task.name and latent and done and jobs.has_run(folder):
                 checkpoint = jobs.last_checkpoint(folder)
                 if checkpoint.is_file():
                     found[record.arm, record.seed] = checkpoint

@@ -18,7 +18,8 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,14 @@ from robomimic_vae_ext import files, provenance
 from robomimic_vae_ext.errors import VaeExtError
 from robomimic_vae_ext.study.jobs import (
     EPISODES,
+    LAPO,
     RESULT,
     RUN_NAME,
+    ZERO_LATENT_EPISODES,
     Job,
     alone,
     checkpoints,
+    last_checkpoint,
     read_job,
     run_folder,
     tidy,
@@ -59,7 +63,12 @@ def run_job(folder: Path, cuda: bool = False) -> dict[str, Any]:
             train = _stage(folder / "train.json", lambda: _train(job, folder, cuda))
             measured = _stage(folder / "measure.json", lambda: _measure(job, folder))
             rollouts = _stage(folder / "rollouts.json", lambda: _roll_out(job, folder))
-            files.write_json(folder / RESULT, _result(job, folder, train, measured, rollouts))
+            result = _result(job, folder, train, measured, rollouts)
+            if job.evaluation.zero_latent_episodes and result["algo"] == LAPO:
+                zero = _stage(folder / "zero_latent.json", lambda: _zero_latent(job, folder))
+                result["seconds"]["zero_latent"] = zero.pop("seconds")
+                result["zero_latent"] = zero
+            files.write_json(folder / RESULT, result)
         tidy(folder)
         return dict(json.loads((folder / RESULT).read_text()))
 
@@ -170,27 +179,14 @@ def _measure(job: Job, folder: Path) -> dict[str, Any]:
 
 def _roll_out(job: Job, folder: Path) -> dict[str, Any]:
     """Play the episodes that are missing."""
-    from robomimic_vae_ext.rollout import episodes
     from robomimic_vae_ext.study import rollouts
 
-    path, plan = folder / EPISODES, job.evaluation
-    records = rollouts.read(path)
-    by_step = checkpoints(job, folder)
-    player = None
-    for step in job.rollout_steps:
-        count = plan.final_episodes if step == job.steps else plan.earlier_episodes
-        played = {record["index"] for record in records if record["step"] == step}
-        missing = [index for index in range(count) if index not in played]
-        if not missing:
-            continue
-        checkpoint = episodes.load_checkpoint(by_step[step])
-        discount = json.loads(checkpoint["config"])["algo"].get("discount")
-        player = rollouts.Player(checkpoint, job.horizon, discount, before=player)
-        for index in missing:
-            begin = time.perf_counter()
-            record = {"step": step} | player.play(index, plan.seed)
-            records.append(record | {"seconds": round(time.perf_counter() - begin, 3)})
-            rollouts.append(path, records[-1])
+    plan = job.evaluation
+    counts = {
+        step: plan.final_episodes if step == job.steps else plan.earlier_episodes
+        for step in job.rollout_steps
+    }
+    records = _play_missing(job, folder, EPISODES, counts)
     final = [record for record in records if record["step"] == job.steps]
     return {
         "seconds": sum(record["seconds"] for record in records),
@@ -200,6 +196,62 @@ def _roll_out(job: Job, folder: Path) -> dict[str, Any]:
         ],
         "value_pairs": rollouts.thinned_pairs(final),
     }
+
+
+def _zero_latent(job: Job, folder: Path) -> dict[str, Any]:
+    """What the last checkpoint does with z = 0 in the episodes, and where its actor moves z."""
+    from robomimic_vae_ext.study import actor_shift
+
+    counts = {job.steps: job.evaluation.zero_latent_episodes}
+    settings = {"algo.actor.rollout_latent": "zero"}
+    records = _play_missing(job, folder, ZERO_LATENT_EPISODES, counts, settings)
+    records.sort(key=lambda record: record["index"])
+    data = (folder / job.dataset).resolve()
+    (shift,) = actor_shift.of_checkpoints([last_checkpoint(folder)], data)
+    return {"success": [int(record["success"]) for record in records]} | asdict(shift)
+
+
+def _play_missing(
+    job: Job,
+    folder: Path,
+    name: str,
+    counts: Mapping[int, int],
+    settings: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Play the episodes that a file of them lacks, each a line of it as soon as it ends.
+
+    Args:
+        job: the job.
+        folder: its folder.
+        name: of the file.
+        counts: gradient steps of a checkpoint to how many episodes it plays.
+        settings: other values for the checkpoints' config.
+
+    Returns:
+        All episodes, in the order in which they were played.
+    """
+    from robomimic_vae_ext.rollout import episodes
+    from robomimic_vae_ext.rollout.settings import apply
+    from robomimic_vae_ext.study import rollouts
+
+    path = folder / name
+    records = rollouts.read(path)
+    by_step = checkpoints(job, folder)
+    player = None
+    for step, count in counts.items():
+        played = {record["index"] for record in records if record["step"] == step}
+        missing = [index for index in range(count) if index not in played]
+        if not missing:
+            continue
+        checkpoint = apply(episodes.load_checkpoint(by_step[step]), settings or {})
+        discount = json.loads(checkpoint["config"])["algo"].get("discount")
+        player = rollouts.Player(checkpoint, job.horizon, discount, before=player)
+        for index in missing:
+            begin = time.perf_counter()
+            record = {"step": step} | player.play(index, job.evaluation.seed)
+            records.append(record | {"seconds": round(time.perf_counter() - begin, 3)})
+            rollouts.append(path, records[-1])
+    return records
 
 
 # ---- result ----

@@ -29,6 +29,17 @@ POLICY: Final = (
     ("action_error", "held-out action error of the CVAE"),
     ("seconds_train", "seconds of training"),
 )
+#: What LAPO's actor does with z on held-out states, and what z = 0 does in the episodes.
+ZERO_LATENT: Final = (
+    ("success_final", "success, the actor's z"),
+    ("success_zero_latent", "success, z = 0"),
+    ("gained_by_zero_latent", "gained by z = 0"),
+    ("latent_size", "mean size of z, 1 = bound"),
+    ("latent_shift", "the actor moves actions by"),
+    ("latent_spread", "z ~ N(0, 1) would by"),
+    ("latent_gain", "for more Q"),
+    ("latent_error", "action error at z = 0"),
+)
 
 
 def overview(summary: Summary, task: str, arms: Sequence[str]) -> str:
@@ -183,6 +194,12 @@ def over_steps(summary: Summary, task: str, arms: Sequence[str]) -> str | None:
             found = [summary.success_difference(task, arm, against, step) for step in steps]
             rows.append((f"`{arm}`", f"`{against}`", *map(formatting.with_interval, found)))
     return markdown.table(("arm", "against", *(f"{step:,} steps" for step in steps)), rows, words=2)
+
+
+def zero_latent(summary: Summary, task: str, arms: Sequence[str]) -> str | None:
+    """What the latent actor does to the success and the actions; None where nobody looked."""
+    looked = [arm for arm in arms if summary.values(task, arm, "success_zero_latent")]
+    return measures(summary, task, looked, ZERO_LATENT) if looked else None
 
 
 def _other_precision(summary: Summary, task: str, arm: str, against: str) -> str:

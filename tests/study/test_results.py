@@ -310,6 +310,33 @@ def test_success_over_steps_is_compared_by_seed(written: tuple[Path, str]) -> No
     assert "over gradient steps" in page.document(summary, data, [], None)
 
 
+def test_what_z_0_does_is_told_where_somebody_looked(written: tuple[Path, str]) -> None:
+    folder, _ = written
+    data = json.loads((folder / "docs" / "results.json").read_text())
+    assert tables.zero_latent(results.summary_of(data), "own", ("vae", "bc")) is None
+    assert page.ZERO_LATENT not in (folder / "docs" / "results.md").read_text()
+    for record in data["records"]:
+        if (record["task"], record["arm"]) == ("own", "vae"):
+            values = synthetic.result("own", "vae", record["seed"])
+            wins = [1] * 30 + [0] * 10  # fewer than the 50 of the actor's z
+            shift = {"z": 0.91234, "shift": 0.05, "spread": 0.02, "error": 0.1, "gain": 0.005}
+            values["zero_latent"] = {"success": wins, "q": 0.5} | shift
+            read = records.read_result(synthetic.write_result(folder / "zero", values))
+            record |= read.as_dict()
+    summary = results.summary_of(json.loads(json.dumps(data)))
+    final = synthetic.result("own", "vae", 1)["rollouts"][-1]["success"]
+    gained = summary.values("own", "vae", "gained_by_zero_latent")[1]
+    assert gained == pytest.approx(0.75 - sum(final[:40]) / 40)  # of the same episodes
+    table = tables.zero_latent(summary, "own", ("vae", "bc"))
+    assert table is not None and "`bc`" not in table
+    row = table.splitlines()[2]
+    assert row.startswith("| `vae` | 5 |") and "| 0.75 (0.75 to 0.75) |" in row
+    assert row.endswith("| 0.912 (0.912 to 0.912) | 0.05 (0.05 to 0.05) | 0.02 (0.02 to 0.02) | "
+                        "0.005 (0.005 to 0.005) | 0.1 (0.1 to 0.1) |")  # fmt: skip
+    text = page.document(summary, data, [], None)
+    assert page.ZERO_LATENT in text and table in text
+
+
 def test_machines_that_train_otherwise_are_told(written: tuple[Path, str]) -> None:
     folder, _ = written
     data = json.loads((folder / "docs" / "results.json").read_text())

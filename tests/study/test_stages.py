@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,17 @@ import torch
 from robomimic_vae_ext import compat, files, provenance
 from robomimic_vae_ext.errors import CheckpointError, ConfigError
 from robomimic_vae_ext.study import jobs, plan, stages
-from robomimic_vae_ext.study.protocol import Arm, Evaluation, Protocol, Task, Training
+from robomimic_vae_ext.study.protocol import (
+    Arm,
+    Evaluation,
+    Protocol,
+    Task,
+    Training,
+    read_protocol,
+)
 from tests.conftest import image_settings, merge
 
-STEPS, EVERY, EPISODES = 60, 20, {40: 2, 60: 3}
+STEPS, EVERY, EPISODES, ZERO_LATENT = 60, 20, {40: 2, 60: 3}, 2
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Protocol:
         arms=tuple(Arm(name, folder / f"{name}.json", {}, {}) for name in ("lapo", "bc")),
         seeds=(1,),
         training=Training(STEPS, EVERY, batch_size=8, threads=1),
-        evaluation=Evaluation(EPISODES[60], EPISODES[40], 1, seed=7),
+        evaluation=Evaluation(
+            EPISODES[60], EPISODES[40], 1, seed=7, zero_latent_episodes=ZERO_LATENT
+        ),
         reference_arm="lapo",
     )
 
@@ -96,8 +105,8 @@ def kill_when(folder: Path, condition: Callable[[], bool]) -> None:
     process.wait()
 
 
-def lines(folder: Path) -> list[dict[str, Any]]:
-    path = folder / jobs.EPISODES
+def lines(folder: Path, name: str = jobs.EPISODES) -> list[dict[str, Any]]:
+    path = folder / name
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -121,6 +130,8 @@ def test_a_job_that_is_killed_in_every_stage_ends_as_one_that_is_not(
     trained = (folder / "train.json").stat().st_mtime_ns
     kill_when(folder, lambda: len(lines(folder)) >= 1)
     played = lines(folder)
+    assert not (folder / "rollouts.json").exists()
+    kill_when(folder, lambda: len(lines(folder, jobs.ZERO_LATENT_EPISODES)) >= 1)
     assert not (folder / jobs.RESULT).exists()
 
     assert start(folder).wait(600) == 0, (folder / jobs.LOG).read_text()[-2000:]
@@ -128,6 +139,8 @@ def test_a_job_that_is_killed_in_every_stage_ends_as_one_that_is_not(
     assert lines(folder)[: len(played)] == played
     counts = [(line["step"], line["index"]) for line in lines(folder)]
     assert sorted(counts) == [(s, i) for s, n in EPISODES.items() for i in range(n)]
+    zero = lines(folder, jobs.ZERO_LATENT_EPISODES)
+    assert [(line["step"], line["index"]) for line in zero] == [(STEPS, 0), (STEPS, 1)]
     if not compat.can_resume():  # a resumed training draws other batches
         result = json.loads((folder / jobs.RESULT).read_text())
         undisturbed = json.loads((finished / jobs.RESULT).read_text())
@@ -147,7 +160,7 @@ def test_a_result_holds_what_it_promises(study: Protocol, finished: Path) -> Non
     steps = sum(line["length"] for line in lines(finished) if line["step"] == STEPS)
     assert len(result["value_pairs"]["q"]) == len(result["value_pairs"]["return"]) == steps
     assert result["action_error"] > 0 and result["algo"] == "lapo"
-    assert set(result["seconds"]) == {"train", "measure", "rollouts"}
+    assert set(result["seconds"]) == {"train", "measure", "rollouts", "zero_latent"}
     assert all(seconds > 0 for seconds in result["seconds"].values())
     assert result["config"]["train"]["seed"] == 1 and result["config"]["algo"]["discount"] == 0.99
     # Nothing of this machine.
@@ -173,6 +186,24 @@ def test_values_in_rollouts_are_those_of_the_acting_policy(finished: Path) -> No
 
 
 @pytest.mark.simulator
+def test_episodes_with_z_0_are_those_of_the_decoder_alone(finished: Path) -> None:
+    from robomimic_vae_ext.rollout import episodes, settings
+    from robomimic_vae_ext.study import rollouts
+
+    job = jobs.read_job(finished)
+    zero = json.loads((finished / jobs.RESULT).read_text())["zero_latent"]
+    found = lines(finished, jobs.ZERO_LATENT_EPISODES)
+    assert zero["success"] == [int(line["success"]) for line in found] and len(found) == 2
+    assert 0 < zero["z"] <= 1 and zero["shift"] > 0 and zero["error"] > 0
+    with_actor = next(line for line in lines(finished) if line["step"] == STEPS)
+    assert found[0]["seed"] == with_actor["seed"] and found[0]["q"] != with_actor["q"]
+    checkpoint = episodes.load_checkpoint(jobs.last_checkpoint(finished))
+    decoder = settings.apply(checkpoint, {"algo.actor.rollout_latent": "zero"})
+    player = rollouts.Player(decoder, job.horizon, discount=0.99)
+    assert player.play(0, job.evaluation.seed)["q"] == found[0]["q"]
+
+
+@pytest.mark.simulator
 def test_only_the_last_checkpoint_is_kept(finished: Path) -> None:
     found = [path.name for path in finished.glob("training/*/**/*.pth")]
     assert found == ["model_epoch_3.pth"] == [jobs.last_checkpoint(finished).name]
@@ -191,6 +222,7 @@ def test_an_algorithm_without_a_critic_has_empty_columns(make_job: Any, tmp_path
     assert result["rollouts"][-1]["value_error"] is None
     assert result["rollouts"][-1]["episodes"] == EPISODES[60]
     assert result["value_pairs"] == {"q": [], "return": []} and result["action_error"] is None
+    assert "zero_latent" not in result
 
 
 @pytest.mark.simulator
@@ -230,6 +262,18 @@ def test_a_damaged_job_does_not_start_a_study(
     (folder / jobs.JOB).write_text('{"task": "pl')
     with pytest.raises(ConfigError, match=r"job\.json cannot be read"):
         plan.prepare(study, tmp_path, {"play/bc/seed_1"}, workers=1)
+
+
+def test_the_published_study_has_the_settings_of_its_results() -> None:
+    """A new key of a study's file must not turn every result that is there into another job's."""
+    repository = Path(__file__).parents[2]
+    study = read_protocol(repository / "configs" / "study" / "reduced.json")
+    wanted = plan.settings(study)
+    found = json.loads((repository / "docs" / "results.json").read_text())["records"]
+    names = {jobs.job_name(one["task"], one["arm"], one["seed"]): one["settings"] for one in found}
+    assert names and names.items() <= wanted.items()
+    asked = replace(study, evaluation=replace(study.evaluation, zero_latent_episodes=2))
+    assert not plan.settings(asked).items() & wanted.items()
 
 
 def test_a_job_survives_its_file(study: Protocol, tmp_path: Path) -> None:

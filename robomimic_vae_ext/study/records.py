@@ -88,12 +88,13 @@ class ZeroLatent:
     """The final policy of LAPO with z = 0 in place of its actor's z, and what its actor does.
 
     Args:
-        success: rate with z = 0, in the first of the final policy's own episodes.
+        success: rate with z = 0, in the first of the final policy's own episodes; None where only
+            the actor was looked at, as in some published results.
         episodes: how many those were.
         size, shift, spread, error, gain: as `z`, `shift`, ... of `actor_shift.ActorShift`.
     """
 
-    success: float
+    success: float | None
     episodes: int
     size: float
     shift: float
@@ -312,7 +313,7 @@ def measures(record: Record, reference: Record | None) -> dict[str, Any]:
         zero = asdict(record.zero_latent)
         found["success_zero_latent"] = zero["success"]
         found |= {f"latent_{name}": zero[name] for name in LATENT}
-        if last is not None:
+        if last is not None and zero["success"] is not None:
             same = last.outcomes[: zero["episodes"]]
             found["gained_by_zero_latent"] = zero["success"] - float(same.mean())
     if last is not None:

@@ -198,7 +198,7 @@ def over_steps(summary: Summary, task: str, arms: Sequence[str]) -> str | None:
 
 def zero_latent(summary: Summary, task: str, arms: Sequence[str]) -> str | None:
     """What the latent actor does to the success and the actions; None where nobody looked."""
-    looked = [arm for arm in arms if summary.values(task, arm, "success_zero_latent")]
+    looked = [arm for arm in arms if summary.values(task, arm, "latent_size")]
     return measures(summary, task, looked, ZERO_LATENT) if looked else None
 
 

@@ -15,6 +15,8 @@ def number(value: float | None, digits: int = 3) -> str:
         return NOTHING
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
+    if abs(value) < 1e-12:  # means of successes that cancel leave 1e-17
+        return "0"
     text = f"{value:.{digits}g}"
     # Python writes 1200 with three digits as 1.2e+03.
     return f"{value:,.0f}" if "e+" in text else text

@@ -59,7 +59,11 @@ LOOK: Final = (
 
 
 def document(
-    summary: Summary, data: Mapping[str, Any], figures: Sequence[Figure], kept: str | None
+    summary: Summary,
+    data: Mapping[str, Any],
+    figures: Sequence[Figure],
+    kept: str | None,
+    protocol: str | None = None,
 ) -> str:
     """The whole page.
 
@@ -68,15 +72,17 @@ def document(
         data: from `results.gather`.
         figures: that lie beside the page.
         kept: what stands between the discussion markers of the page as it is, or None.
+        protocol: where the study's protocol lies, seen from the page; None: it has none.
     """
     manifest = data["manifest"]
     name = manifest["study"]["name"]
+    arms = f"in the [protocol]({protocol}#arms)" if protocol else "[at the end](#how-it-was-made)"
     parts = [
         "# Results",
         f"Study `{name}`, written from [results.json](results.json) by the command at the end; "
         "only the discussion is written by hand. "
-        "Every job's figures are in [results.csv](results.csv). What the arms are stands in the "
-        "[protocol](study_protocol.md#arms), what the columns are [below](#what-the-columns-mean).",
+        "Every job's figures are in [results.csv](results.csv). "
+        f"What the arms are stands {arms}, what the columns are [below](#what-the-columns-mean).",
         status(summary),
         "## Do the announced gains hold?",
         short(summary, summary.arms),
@@ -92,7 +98,7 @@ def document(
         parts += [f"## What moves Q in `{task}`", LOOK, tables.saliency(summary, found)]
     parts += ["## Figures", *(f"![{figure.text}]({figure.name})" for figure in figures)]
     parts += ["## What is missing", _missing(summary, manifest)]
-    parts += ["## How it was made", _made(summary, manifest)]
+    parts += ["## How it was made", _made(summary, manifest, protocol)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -193,7 +199,7 @@ def _precisions(summary: Summary) -> str:
     return f"Convolutions were trained {'; '.join(parts)}."
 
 
-def _made(summary: Summary, manifest: Mapping[str, Any]) -> str:
+def _made(summary: Summary, manifest: Mapping[str, Any], protocol: str | None) -> str:
     study = manifest["study"]
     versions = ", ".join(
         f"{name} {' and '.join(found)}" for name, found in sorted(manifest["versions"].items())
@@ -206,8 +212,9 @@ def _made(summary: Summary, manifest: Mapping[str, Any]) -> str:
     training, evaluation = study["training"], study["evaluation"]
     return "\n\n".join([
         f"```bash\n{manifest['command']}\n```",
-        "The same command goes on with what is missing, and writes this page anew at its end. "
-        "docs/study_protocol.md says what was decided before the runs, and what later.",
+        "The same command goes on with what is missing, and writes this page anew at its end."
+        + (f" The [protocol]({protocol}) says what was decided before the runs, and what later."
+           if protocol else ""),
         f"Seeds {', '.join(map(str, summary.seeds))}; {training['steps']:,} gradient steps of "
         f"batch {training['batch_size']} and a checkpoint every "
         f"{training['steps_per_checkpoint']}, unless a table says otherwise; "

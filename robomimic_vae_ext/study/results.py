@@ -26,6 +26,7 @@ from robomimic_vae_ext.study.summary import Summary
 logger = logging.getLogger(__name__)
 NAME: Final = "results"
 README_MARKER: Final = "results"
+PROTOCOLS: Final = ("study_protocol.md", "../study_protocol.md")  # seen from a page of results
 
 
 def write_results(study: Protocol, out: Path, docs: Path, merge: Sequence[Path] = ()) -> str:
@@ -79,7 +80,8 @@ def publish(data: Mapping[str, Any], docs: Path) -> str:
     figures = study_plots.all_figures(summary, data["manifest"]["demonstrations"], docs)
     drawn = [study_plots.saliency_figure(task) for task in data["saliency"]]
     figures += [figure for figure in drawn if (docs / figure.name).is_file()]
-    files.write_text(document, page.document(summary, data, figures, kept))
+    protocols = (name for name in PROTOCOLS if (docs / name).is_file())
+    files.write_text(document, page.document(summary, data, figures, kept, next(protocols, None)))
     readme = f"{page.status(summary)}\n\n{page.short(summary)}"
     markdown.fill(docs.resolve().parent / "README.md", README_MARKER, readme)
     return f"{claims.table(summary)}\n\n{page.status(summary)}"

@@ -79,7 +79,7 @@ def error_curves(summary: Summary, demonstrations: Demonstrations, docs: Path) -
     """Held-out Q error against gradient steps, and the error of a Q that is the same everywhere."""
     figure, rows = _curves(summary, "held-out Q error", _errors)
     for row in rows:
-        for axis, task in zip(row.axes, summary.tasks, strict=True):
+        for axis, task in zip(row.axes, _tasks(summary), strict=True):
             constant = (demonstrations.get(task) or {}).get("constant_error")
             if axis.lines:
                 drawn = np.concatenate([line.get_ydata() for line in axis.lines])
@@ -115,7 +115,7 @@ def calibration(summary: Summary, docs: Path) -> Figure:
     """Mean return received against Q(s, a), in bins of Q."""
     figure, rows = _rows(summary, "discounted return received", "Q(s, a) of the acting policy")
     for _, arms, axes in rows:
-        for axis, task in zip(axes, summary.tasks, strict=True):
+        for axis, task in zip(axes, _tasks(summary), strict=True):
             ends = [0.0, 1.0]
             for arm in arms:
                 x, y = _calibrated(summary.of(task, arm))
@@ -148,7 +148,7 @@ def success_bars(summary: Summary, demonstrations: Demonstrations, docs: Path) -
     """Final success with intervals; seeds as dots, demonstrations as a dashed line."""
     figure, rows = _rows(summary, "success, final policy", "")
     for _, arms, axes in rows:
-        for axis, task in zip(axes, summary.tasks, strict=True):
+        for axis, task in zip(axes, _tasks(summary), strict=True):
             for x, arm in enumerate(arms):
                 _bar(axis, x, summary, task, arm)
             if not axis.patches:
@@ -225,8 +225,16 @@ def saliency(found: Any, arms: Sequence[str], docs: Path, task: str) -> None:
     plt.close(figure)
 
 
+def _tasks(summary: Summary) -> list[str]:
+    """Tasks of which a job is done."""
+    begun = {record.task for record in summary.records}
+    return [task for task in summary.tasks if task in begun]
+
+
 def _rows(summary: Summary, label: str, xlabel: str) -> tuple[Any, list[Row]]:
     """A figure with a row of panels for each group, a column for each task.
+
+    Tasks, arms and groups of which no job is done are left out.
 
     Args:
         summary: whose groups and tasks they are.
@@ -235,22 +243,25 @@ def _rows(summary: Summary, label: str, xlabel: str) -> tuple[Any, list[Row]]:
     Returns:
         The figure and its rows.
     """
+    tasks = _tasks(summary)
+    begun = {record.arm for record in summary.records}
     groups = {
-        textwrap.fill(title, TITLE): arms
+        textwrap.fill(title, TITLE): [arm for arm in arms if arm in begun]
         for title, arms in (summary.groups or {"": summary.arms}).items()
+        if begun.intersection(arms)
     }
     # An arm a line, a line each for the title's and what is no arm.
     lines = [len(arms) + title.count("\n") + 2 for title, arms in groups.items()]
     heights = [max(2.5, 0.7 + LINE * count) for count in lines]
-    longest = max(TITLE, *(len(arm) for arm in summary.arms))
-    width = max(4.5, 3.5 * len(summary.tasks)) + 0.6 + LETTER * longest
+    longest = max(TITLE, *(len(arm) for arm in begun))
+    width = max(4.5, 3.5 * len(tasks)) + 0.6 + LETTER * longest
     figure, grid = plt.subplots(
-        len(groups), len(summary.tasks), figsize=(width, 0.3 + sum(heights)), squeeze=False,
+        len(groups), len(tasks), figsize=(width, 0.3 + sum(heights)), squeeze=False,
         layout="constrained", height_ratios=heights,
     )  # fmt: skip
     for arms, axes in zip(groups.values(), grid, strict=True):
         axes[0].set_ylabel(label)
-        for axis, task in zip(axes, summary.tasks, strict=True):
+        for axis, task in zip(axes, _tasks(summary), strict=True):
             seeds = {len(summary.of(task, arm)) for arm in arms} - {0}
             few, many = min(seeds, default=0), max(seeds, default=0)
             count = f"{many}" if few == many else f"{few} to {many}"
@@ -276,7 +287,7 @@ def _curves(
     figure, rows = _rows(summary, label, "gradient steps")
     shown: set[str] = set()  # a second band of an arm would only hide others
     for _, arms, axes in rows:
-        for axis, task in zip(axes, summary.tasks, strict=True):
+        for axis, task in zip(axes, _tasks(summary), strict=True):
             drawn = [
                 _mean(axis, [curve(record) for record in summary.of(task, arm)],
                       _look(summary, arm), arm, band=arm not in shown)

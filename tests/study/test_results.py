@@ -100,6 +100,22 @@ def test_the_page_says_what_is_missing_and_fills_the_readme(written: tuple[Path,
     assert str(folder) not in text + (folder / "docs" / "results.json").read_text()
 
 
+def test_a_page_links_to_the_protocol_where_there_is_one(
+    written: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_plots, "all_figures", lambda *_: [])
+    data = json.loads((written[0] / "docs" / "results.json").read_text())
+    results.publish(data, tmp_path / "alone")
+    text = (tmp_path / "alone" / "results.md").read_text()
+    assert "protocol" not in text and "stands [at the end](#how-it-was-made)" in text
+    (tmp_path / "docs" / "longer").mkdir(parents=True)
+    (tmp_path / "docs" / "study_protocol.md").touch()
+    for folder, link in (("docs", "study_protocol.md"), ("docs/longer", "../study_protocol.md")):
+        results.publish(data, tmp_path / folder)
+        text = (tmp_path / folder / "results.md").read_text()
+        assert f"in the [protocol]({link}#arms)" in text and f"[protocol]({link}) says" in text
+
+
 def test_verdicts_of_the_known_truth(written: tuple[Path, str]) -> None:
     """critic learns four times faster to a quarter of the error; value_error is equal by design."""
     folder, _ = written
@@ -457,9 +473,11 @@ def test_a_legend_of_many_arms_stays_beside_its_panels(
     written: tuple[Path, str], tmp_path: Path, tasks: int
 ) -> None:
     whole = results.summary_of(grouped(written[0], {}))
-    arms = (*whole.arms, *(f"critic_with_another_start_{n}" for n in range(15)))
+    more = [f"critic_with_another_start_{n}" for n in range(15)]
+    arms = (*whole.arms, *more)
+    records = (*whole.records, *(replace(whole.records[0], arm=arm) for arm in more))
     groups = {"a title of twelve words that says what these arms have in common": arms}
-    summary = replace(whole, arms=arms, groups=groups, tasks=whole.tasks[:tasks])
+    summary = replace(whole, arms=arms, groups=groups, tasks=whole.tasks[:tasks], records=records)
     figure, rows = study_plots._rows(summary, "error", "steps")
     for number, arm in enumerate(summary.arms):
         rows[0].axes[0].plot([0, 1], [0, number], label=arm)
@@ -470,6 +488,16 @@ def test_a_legend_of_many_arms_stays_beside_its_panels(
     assert box.x0 >= rows[0].axes[-1].get_window_extent().x1
     assert box.x1 <= page_box.x1 and box.y0 >= page_box.y0 and box.y1 <= page_box.y1
     assert rows[0].axes[0].get_window_extent().width > 200
+
+
+def test_figures_leave_out_what_has_not_begun(written: tuple[Path, str]) -> None:
+    data = grouped(written[0], {"one": ["vae", "bc"], "two": ["joint"]})
+    kept = [("play_lift", "vae"), ("play_lift", "critic")]
+    data["records"] = [r for r in data["records"] if (r["task"], r["arm"]) in kept]
+    summary = results.summary_of(data)
+    assert summary.tasks == ("play_lift", "own")
+    _, rows = study_plots._rows(summary, "error", "steps")
+    assert [(row.title, row.arms, len(row.axes)) for row in rows] == [("one", ["vae"], 1)]
 
 
 def test_groups_are_rows_of_every_figure(

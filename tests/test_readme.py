@@ -95,10 +95,27 @@ def test_figures_of_the_discussion_are_what_its_code_prints(
     monkeypatch.chdir(REPOSITORY)
     exec(snippet, {})
     printed = capsys.readouterr().out
-    (p,) = re.findall(r"play_lift success, paired t test: p = ([\d.]+)", printed)
-    assert f"p = {float(p):.2f} on `play_lift`" in text
-    roots = re.findall(r"play_lift (?:critic|joint) root .*?value=([\d.]+)", printed)
-    assert len(roots) == 2 and all(f"{float(root):.2f}" in text for root in roots)
+    number = r"(-?[\d.]+(?:e-?\d+)?)"
+    estimate = rf"Estimate\(value={number}, low={number}, high={number}"
+
+    def said(beginning: str) -> tuple[str, str, str]:
+        (found,) = re.findall(re.escape(beginning) + ".*?" + estimate, printed)
+        return tuple(f"{float(x):.2f}" for x in found)
+
+    p = [f"{float(x):.2f}" for x in re.findall(rf"paired t test: p = {number}", printed)]
+    assert f"(p = {p[0]} on `play_lift`, {p[1]} on `lift_mixed`)" in text
+    text = text.replace("\n", " ")
+    critic, joint = (said(f"play_lift {arm} root") for arm in ("critic", "joint"))
+    assert "it is {} times ({} to {}) for `critic`".format(*critic) in text
+    assert "and {} ({} to {}) for `joint`".format(*joint) in text
+    starts = [
+        said(f"play_lift {arm} held-out error, other start")[0] for arm in ("critic", "joint")
+    ]
+    assert "({} and {} times; both intervals are above 1)".format(*starts) in text
+    last = said("play_lift critic - vae last three")
+    assert "({}, {} to {})".format(*last) in text
+    last = said("play_lift critic_orth - vae_orth last three")
+    assert "over the last three checkpoints {}, {} to {})".format(*last) in text
 
 
 def test_nothing_is_left_to_fill_in() -> None:

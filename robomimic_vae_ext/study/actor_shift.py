@@ -15,6 +15,7 @@ from torch import Tensor
 
 from robomimic_vae_ext import files, markdown
 from robomimic_vae_ext.errors import CheckpointError
+from robomimic_vae_ext.plugin import ALGO_NAME
 from robomimic_vae_ext.rollout import episodes
 from robomimic_vae_ext.study import measure
 
@@ -99,7 +100,7 @@ def of_checkpoints(checkpoints: list[Path], dataset: Path) -> list[ActorShift]:
     found, held_out = [], None
     for path in checkpoints:
         checkpoint = episodes.load_checkpoint(path)
-        if checkpoint["algo_name"] != "lapo":
+        if checkpoint["algo_name"] != ALGO_NAME:
             raise CheckpointError(
                 f"{path} is of '{checkpoint['algo_name']}'",
                 "a checkpoint of lapo, which has a latent actor",

@@ -24,10 +24,9 @@ from robomimic_vae_ext.study.protocol import Evaluation
 
 JOB: Final = "job.json"
 RESULT: Final = "result.json"
-LAPO: Final = "lapo"  # robomimic's name of our algorithm
 LOG: Final = "log.txt"
 EPISODES: Final = "rollouts.jsonl"
-ZERO_LATENT_EPISODES: Final = "zero_latent.jsonl"
+ZERO_LATENT_FILE: Final = "zero_latent.jsonl"
 OF_THE_MACHINE: Final = ("data", "output_dir", "cuda")  # keys of `train`, set where a job runs
 RUN_NAME: Final = "training"  # robomimic's experiment name, and so the folder's
 LOCK_PATIENCE: Final = 15.0  # [s] in which a job whose runner was killed has stopped too

@@ -38,11 +38,12 @@ MEANING: Final = (
     "longer succeed at some time, as with the wrong cube lifted. Steps and times fewer steps "
     "are medians, all other columns means over seeds."
 )
-ZERO_LATENT: Final = (
+LATENT_ACTOR: Final = (
     "The latent actor. The same episodes with z = 0, the advantage-weighted clone that the decoder "
     "is, in place of the actor's z; and on held-out states, how far the actor moves z and with it "
     "the actions (in [-1, 1], by their mean absolute difference from those of z = 0), for how "
-    "much more Q, and how far the actions of z = 0 are from the demonstration's:"
+    "much more Q, and how far the actions of z = 0 are from the demonstration's. All intervals of "
+    "this table are over seeds only:"
 )
 
 LOOK: Final = (
@@ -152,7 +153,7 @@ def _task(summary: Summary, manifest: Mapping[str, Any], task: str) -> list[str]
     table = tables.over_steps(summary, task, arms)
     over_steps = ["Success minus its reference's over gradient steps:", table] if table else []
     table = tables.zero_latent(summary, task, arms)
-    latent = [ZERO_LATENT, table] if table else []
+    latent = [LATENT_ACTOR, table] if table else []
     return [
         heading,
         text,
@@ -199,6 +200,11 @@ def _precisions(summary: Summary) -> str:
     return f"Convolutions were trained {'; '.join(parts)}."
 
 
+def _zero_latent(evaluation: Mapping[str, Any]) -> str:
+    count = evaluation.get("zero_latent_episodes", 0)
+    return f", {count} of the final policy with z = 0" if count else ""
+
+
 def _made(summary: Summary, manifest: Mapping[str, Any], protocol: str | None) -> str:
     study = manifest["study"]
     versions = ", ".join(
@@ -220,7 +226,8 @@ def _made(summary: Summary, manifest: Mapping[str, Any], protocol: str | None) -
         f"{training['steps_per_checkpoint']}, unless a table says otherwise; "
         f"{evaluation['final_episodes']} episodes of the final policy and "
         f"{evaluation['earlier_episodes']} of each of the {evaluation['earlier_checkpoints']} "
-        f"checkpoints before it, the same initial states for all arms and seeds. {versions}. "
+        f"checkpoints before it{_zero_latent(evaluation)}, the same initial states for all arms "
+        f"and seeds. {versions}. "
         f"Commits of the runs: {commits}. {_precisions(summary)}",
         markdown.table(("arm", "config, seen from the study's file", "changed in it"), rows, 3),
     ])  # fmt: skip

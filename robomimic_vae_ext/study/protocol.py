@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -166,7 +166,7 @@ def read_protocol(path: Path) -> Protocol:
         tasks=tuple(_task(name, v, base) for name, v in _named(values["tasks"], "tasks")),
         arms=tuple(_arm(name, v, base) for name, v in _named(values["arms"], "arms")),
         seeds=_seeds(values["seeds"]),
-        training=Training(**_training(training, "training", required=_names(Training)[:3])),
+        training=Training(**_training(training, "training", whole=True)),
         evaluation=_evaluation(values["evaluation"]),
         reference_arm=values["reference_arm"],
         claims_of=_list(values.get("claims_of", []), "claims_of"),
@@ -264,18 +264,25 @@ def _arm(name: str, value: Any, base: Path) -> Arm:
     )
 
 
-def _training(value: Any, where: str, required: tuple[str, ...] = ()) -> dict[str, int]:
-    value = _section(value, where, required, _names(Training))
+def _training(value: Any, where: str, whole: bool = False) -> dict[str, int]:
+    required, optional = _names(Training)
+    value = _section(value, where, required if whole else (), (*required, *optional))
     return {key: _whole(number, f"{where}.{key}", 1) for key, number in value.items()}
 
 
 def _evaluation(value: Any) -> Evaluation:
-    names = _names(Evaluation)
-    value = _section(value, "evaluation", required=names[:4], optional=names[4:])
+    value = _section(value, "evaluation", *_names(Evaluation))
     least = {"final_episodes": 1, "earlier_episodes": 1}
-    return Evaluation(
+    found = Evaluation(
         **{k: _whole(v, f"evaluation.{k}", least.get(k, 0)) for k, v in value.items()}
     )
+    if found.zero_latent_episodes > found.final_episodes:
+        raise ConfigError(
+            f"evaluation.zero_latent_episodes is {found.zero_latent_episodes}",
+            f"at most final_episodes ({found.final_episodes}), whose first ones it repeats",
+            ACTION,
+        )
+    return found
 
 
 def _seeds(value: Any) -> tuple[int, ...]:
@@ -380,5 +387,7 @@ def _has(values: Mapping[str, Any], key: str) -> bool:
     return isinstance(values[head], Mapping) and _has(values[head], rest)
 
 
-def _names(section: type) -> tuple[str, ...]:
-    return tuple(entry.name for entry in fields(section))
+def _names(section: type) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Required and optional keys of a section: those without and with a default."""
+    required = tuple(entry.name for entry in fields(section) if entry.default is MISSING)
+    return required, tuple(entry.name for entry in fields(section) if entry.name not in required)

@@ -122,7 +122,7 @@ def _add(known: Published, new: Published) -> Published:
     datasets = {task: it for task, it in new.demonstrations.items() if it is not None}
     return Published(
         study=new.study,
-        records={**known.records, **new.records},
+        records=records.merged(known.records, new.records),
         demonstrations={**known.demonstrations, **datasets},
         saliency={**known.saliency, **looks},
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ MEASURES = (
     "episodes_final", "failures_final", "length_final", "action_error", "success_zero_latent",
     "gained_by_zero_latent",
     "latent_size", "latent_shift", "latent_spread", "latent_error", "latent_gain",
-    "seconds_train", "seconds_measure", "seconds_rollouts",
+    "seconds_train", "seconds_measure", "seconds_rollouts", "seconds_zero_latent",
 )  # fmt: skip
 
 
@@ -89,7 +89,8 @@ class ZeroLatent:
 
     Args:
         success: rate with z = 0, in the first of the final policy's own episodes; None where only
-            the actor was looked at, as in some published results.
+            the actor was looked at, as in some published results. A rate, not the episodes, since
+            older results keep no more: its intervals are over seeds only.
         episodes: how many those were.
         size, shift, spread, error, gain: as `z`, `shift`, ... of `actor_shift.ActorShift`.
     """
@@ -191,6 +192,21 @@ def read_result(path: Path) -> Record:
         raise _damaged(path, error) from error
 
 
+def merged(known: Mapping[str, Record], new: Mapping[str, Record]) -> dict[str, Record]:
+    """Records of two sittings by name, the new ones winning.
+
+    What the known one of the same job tells of z = 0 stays where the new one does not: some
+    results got it afterwards.
+    """
+    found = dict(known)
+    for name, record in new.items():
+        before = known.get(name)
+        if record.zero_latent is None and before is not None:
+            record = replace(record, zero_latent=before.zero_latent)
+        found[name] = record
+    return found
+
+
 def load(path: Path) -> dict[str, Any]:
     """What stands in a `result.json`.
 
@@ -243,7 +259,7 @@ def _zero_latent(values: Mapping[str, Any] | None) -> ZeroLatent | None:
     return ZeroLatent(
         success=float(np.mean(values["success"])),
         episodes=len(values["success"]),
-        **{ours: float(f"{values[its]:.{DIGITS}g}") for ours, its in names.items()},
+        **{ours: _rounded(values[its]) for ours, its in names.items()},
     )
 
 
@@ -271,8 +287,12 @@ def _rollout(values: Mapping[str, Any]) -> Rollout:
 
 
 def rounded(value: Any) -> float | None:
-    """A number rounded to `DIGITS` significant digits."""
-    return None if value is None else float(f"{float(value):.{DIGITS}g}")
+    """A number rounded to `DIGITS` significant digits, or None."""
+    return None if value is None else _rounded(value)
+
+
+def _rounded(value: Any) -> float:
+    return float(f"{float(value):.{DIGITS}g}")
 
 
 def _error(value: Any) -> float | None:

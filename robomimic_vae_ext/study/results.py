@@ -18,6 +18,7 @@ import numpy as np
 
 from robomimic_vae_ext import files, markdown
 from robomimic_vae_ext.errors import DatasetError
+from robomimic_vae_ext.plugin import ALGO_NAME
 from robomimic_vae_ext.study import claims, jobs, page, plan, published, records, study_plots
 from robomimic_vae_ext.study.datasets import dataset_path
 from robomimic_vae_ext.study.protocol import Protocol, Task
@@ -80,11 +81,20 @@ def publish(data: Mapping[str, Any], docs: Path) -> str:
     figures = study_plots.all_figures(summary, data["manifest"]["demonstrations"], docs)
     drawn = [study_plots.saliency_figure(task) for task in data["saliency"]]
     figures += [figure for figure in drawn if (docs / figure.name).is_file()]
-    protocols = (name for name in PROTOCOLS if (docs / name).is_file())
-    files.write_text(document, page.document(summary, data, figures, kept, next(protocols, None)))
+    protocol = _protocol_of(data["manifest"]["study"]["name"], docs)
+    files.write_text(document, page.document(summary, data, figures, kept, protocol))
     readme = f"{page.status(summary)}\n\n{page.short(summary)}"
     markdown.fill(docs.resolve().parent / "README.md", README_MARKER, readme)
     return f"{claims.table(summary)}\n\n{page.status(summary)}"
+
+
+def _protocol_of(study: str, docs: Path) -> str | None:
+    """The protocol that names a study, seen from its page; None where there is none."""
+    for name in PROTOCOLS:
+        path = docs / name
+        if path.is_file() and f"`{study}`" in path.read_text(encoding="utf-8"):
+            return name
+    return None
 
 
 def gather(study: Protocol, out: Path, docs: Path, merge: Sequence[Path] = ()) -> dict[str, Any]:
@@ -108,7 +118,7 @@ def gather(study: Protocol, out: Path, docs: Path, merge: Sequence[Path] = ()) -
     published.check_settings(study, found, out)
     wanted = plan.settings(study)
     own = {record.name: record for record in found if record.name in wanted}
-    kept = [record for _, record in sorted({**known.records, **own}.items())]
+    kept = [record for _, record in sorted(records.merged(known.records, own).items())]
     if not kept:
         raise DatasetError(
             f"{out} holds no result of study '{study.name}'",
@@ -235,8 +245,8 @@ def _looks(study: Protocol, out: Path, summary: Summary) -> dict[str, Any]:
         for record in summary.records:
             folder = out / record.name
             done = all((folder / file).is_file() for file in (jobs.JOB, jobs.RESULT))
-            latent = record.algo == jobs.LAPO
-            if record.task == task.name and latent and done and jobs.has_run(folder):
+            ours = record.algo == ALGO_NAME
+            if record.task == task.name and ours and done and jobs.has_run(folder):
                 checkpoint = jobs.last_checkpoint(folder)
                 if checkpoint.is_file():
                     found[record.arm, record.seed] = checkpoint

@@ -1,8 +1,8 @@
-"""Runs one job of a study: train, measure, roll out.
+"""Runs one job of a study: train, measure, roll out, and roll out with z = 0 if it is asked for.
 
 `python -m robomimic_vae_ext.study.stages FOLDER` runs the job that FOLDER/job.json describes. Its
 stages are resumable: a stage's result is a file that appears by one atomic rename, and a killed job
-goes on with the first stage whose file is missing. Within the rollouts it goes on with the first
+goes on with the first stage whose file is missing. Within rollouts it goes on with the first
 episode that is missing; within the training where robomimic can (0.5.0: --resume), else from its
 start.
 """
@@ -25,12 +25,12 @@ from typing import Any
 
 from robomimic_vae_ext import files, provenance
 from robomimic_vae_ext.errors import VaeExtError
+from robomimic_vae_ext.plugin import ALGO_NAME
 from robomimic_vae_ext.study.jobs import (
     EPISODES,
-    LAPO,
     RESULT,
     RUN_NAME,
-    ZERO_LATENT_EPISODES,
+    ZERO_LATENT_FILE,
     Job,
     alone,
     checkpoints,
@@ -64,7 +64,7 @@ def run_job(folder: Path, cuda: bool = False) -> dict[str, Any]:
             measured = _stage(folder / "measure.json", lambda: _measure(job, folder))
             rollouts = _stage(folder / "rollouts.json", lambda: _roll_out(job, folder))
             result = _result(job, folder, train, measured, rollouts)
-            if job.evaluation.zero_latent_episodes and result["algo"] == LAPO:
+            if job.evaluation.zero_latent_episodes and result["algo"] == ALGO_NAME:
                 zero = _stage(folder / "zero_latent.json", lambda: _zero_latent(job, folder))
                 result["seconds"]["zero_latent"] = zero.pop("seconds")
                 result["zero_latent"] = zero
@@ -150,7 +150,7 @@ def _training_seconds(folder: Path) -> float:
     return 60.0 * sum(series.values)  # robomimic logs minutes
 
 
-# ---- measure and roll out ----
+# ---- measure, roll out, roll out with z = 0 ----
 
 
 def _measure(job: Job, folder: Path) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def _measure(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def _roll_out(job: Job, folder: Path) -> dict[str, Any]:
-    """Play the episodes that are missing."""
+    """Success, values and returns in the episodes of the last checkpoints."""
     from robomimic_vae_ext.study import rollouts
 
     plan = job.evaluation
@@ -204,11 +204,17 @@ def _zero_latent(job: Job, folder: Path) -> dict[str, Any]:
 
     counts = {job.steps: job.evaluation.zero_latent_episodes}
     settings = {"algo.actor.rollout_latent": "zero"}
-    records = _play_missing(job, folder, ZERO_LATENT_EPISODES, counts, settings)
+    records = _play_missing(job, folder, ZERO_LATENT_FILE, counts, settings)
     records.sort(key=lambda record: record["index"])
+    begin = time.perf_counter()
     data = (folder / job.dataset).resolve()
     (shift,) = actor_shift.of_checkpoints([last_checkpoint(folder)], data)
-    return {"success": [int(record["success"]) for record in records]} | asdict(shift)
+    looked = time.perf_counter() - begin
+    return {
+        "seconds": sum(record["seconds"] for record in records) + looked,
+        "success": [int(record["success"]) for record in records],
+        **asdict(shift),
+    }
 
 
 def _play_missing(
@@ -236,14 +242,14 @@ def _play_missing(
 
     path = folder / name
     records = rollouts.read(path)
-    by_step = checkpoints(job, folder)
     player = None
     for step, count in counts.items():
         played = {record["index"] for record in records if record["step"] == step}
         missing = [index for index in range(count) if index not in played]
         if not missing:
             continue
-        checkpoint = apply(episodes.load_checkpoint(by_step[step]), settings or {})
+        path_of = checkpoints(job, folder)
+        checkpoint = apply(episodes.load_checkpoint(path_of[step]), settings or {})
         discount = json.loads(checkpoint["config"])["algo"].get("discount")
         player = rollouts.Player(checkpoint, job.horizon, discount, before=player)
         for index in missing:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from robomimic_vae_ext import markdown
 from robomimic_vae_ext.study import claims, formatting, statistics
-from robomimic_vae_ext.study.records import LAST, Rollout
+from robomimic_vae_ext.study.records import LAST, Record, Rollout
 from robomimic_vae_ext.study.summary import Summary
 
 #: Measure and head of its column.
@@ -29,10 +29,8 @@ POLICY: Final = (
     ("action_error", "held-out action error of the CVAE"),
     ("seconds_train", "seconds of training"),
 )
-#: What LAPO's actor does with z on held-out states, and what z = 0 does in the episodes.
-ZERO_LATENT: Final = (
-    ("success_final", "success, the actor's z"),
-    ("success_zero_latent", "success, z = 0"),
+#: What z = 0 gains, and what LAPO's actor does with z on held-out states.
+LATENT: Final = (
     ("gained_by_zero_latent", "gained by z = 0"),
     ("latent_size", "mean size of z, 1 = bound"),
     ("latent_shift", "the actor moves actions by"),
@@ -198,8 +196,28 @@ def over_steps(summary: Summary, task: str, arms: Sequence[str]) -> str | None:
 
 def zero_latent(summary: Summary, task: str, arms: Sequence[str]) -> str | None:
     """What the latent actor does to the success and the actions; None where nobody looked."""
-    looked = [arm for arm in arms if summary.values(task, arm, "latent_size")]
-    return measures(summary, task, looked, ZERO_LATENT) if looked else None
+    rows = []
+    for arm in arms:
+        looked = [r for r in summary.of(task, arm) if r.zero_latent is not None]
+        if looked:
+            cells = [_cell(summary, task, arm, measure) for measure, _ in LATENT]
+            rows.append((f"`{arm}`", str(len(looked)), *_same_episodes(looked), *cells))
+    head = ("arm", "seeds", "successes, the actor's z", "z = 0", *(name for _, name in LATENT))
+    return markdown.table(head, rows) if rows else None
+
+
+def _same_episodes(found: Sequence[Record]) -> tuple[str, str]:
+    """Successes with the actor's z and with z = 0, of the episodes that both have played."""
+    pairs = [
+        (record.rollouts[-1].outcomes[: zero.episodes].sum(), zero.success * zero.episodes,
+         zero.episodes)
+        for record in found
+        if (zero := record.zero_latent) is not None and zero.success is not None
+    ]  # fmt: skip
+    if not pairs:
+        return formatting.NOTHING, formatting.NOTHING
+    actor, zero_z, episodes = (round(sum(column)) for column in zip(*pairs, strict=True))
+    return f"{actor} of {episodes}", f"{zero_z} of {episodes}"
 
 
 def _other_precision(summary: Summary, task: str, arm: str, against: str) -> str:

@@ -91,6 +91,8 @@ def test_the_studies_of_the_repository_are_in_order(path: Path) -> None:
         ({"seeds": [-1]}, "seeds is -1"),
         ({"evaluation": {"earlier_checkpoints": 2}}, "makes 2 checkpoints"),
         ({"evaluation": {"seed": "x"}}, "evaluation.seed is 'x'"),
+        ({"evaluation": {"zero_latent_episodes": -1}}, "evaluation.zero_latent_episodes is -1"),
+        ({"evaluation": {"zero_latent_episodes": 99}}, "episodes is 99; expected at most final_"),
         ({"reference_arm": "vea"}, "reference_arm is 'vea'"),
         ({"claims_of": ["vae"]}, "claims_of is ['vae']; expected some of ['bc']"),
         ({"claims_of": "bc"}, "claims_of is 'bc'; expected a list"),
@@ -119,6 +121,12 @@ def test_wrong_values_are_one_sentence(write_study: Any, change: Study, message:
 def test_a_missing_key_is_named(write_study: Any, key: str) -> None:
     with pytest.raises(ConfigError, match=f"lacks '{key}'"):
         read_protocol(write_study({k: v for k, v in VALUES.items() if k != key}))
+
+
+def test_episodes_with_z_0_are_played_where_a_study_asks(write_study: Any) -> None:
+    assert read_protocol(write_study(VALUES)).evaluation.zero_latent_episodes == 0
+    asked = merge(VALUES, {"evaluation": {"zero_latent_episodes": 1}})
+    assert read_protocol(write_study(asked)).evaluation.zero_latent_episodes == 1
 
 
 def test_missing_and_damaged_files_are_one_sentence(tmp_path: Path) -> None:

@@ -18,11 +18,13 @@ from robomimic_vae_ext import markdown
 from robomimic_vae_ext.errors import ConfigError, DatasetError
 from robomimic_vae_ext.study import (
     claims,
+    formatting,
     jobs,
     page,
     plan,
     records,
     results,
+    statistics,
     study_plots,
     tables,
 )
@@ -109,11 +111,14 @@ def test_a_page_links_to_the_protocol_where_there_is_one(
     text = (tmp_path / "alone" / "results.md").read_text()
     assert "protocol" not in text and "stands [at the end](#how-it-was-made)" in text
     (tmp_path / "docs" / "longer").mkdir(parents=True)
-    (tmp_path / "docs" / "study_protocol.md").touch()
+    (tmp_path / "docs" / "study_protocol.md").write_text("It is about `made_up`.")
     for folder, link in (("docs", "study_protocol.md"), ("docs/longer", "../study_protocol.md")):
         results.publish(data, tmp_path / folder)
         text = (tmp_path / folder / "results.md").read_text()
         assert f"in the [protocol]({link}#arms)" in text and f"[protocol]({link}) says" in text
+    (tmp_path / "docs" / "study_protocol.md").write_text("It is about `another_one`.")
+    results.publish(data, tmp_path / "docs")
+    assert "protocol" not in (tmp_path / "docs" / "results.md").read_text()
 
 
 def test_verdicts_of_the_known_truth(written: tuple[Path, str]) -> None:
@@ -326,31 +331,70 @@ def test_success_over_steps_is_compared_by_seed(written: tuple[Path, str]) -> No
     assert "over gradient steps" in page.document(summary, data, [], None)
 
 
+def with_zero_latent(folder: Path, wins: int = 30, seed: int = 1) -> dict[str, Any]:
+    """A record of `own`, `vae` that has also played 40 episodes with z = 0: less than its 50."""
+    values = synthetic.result("own", "vae", seed)
+    shift = {"z": 0.90 + 0.01 * seed, "shift": 0.05, "spread": 0.02, "error": 0.1, "gain": 0.005}
+    values["zero_latent"] = {"success": [1] * wins + [0] * (40 - wins), "q": 0.5} | shift
+    return records.read_result(synthetic.write_result(folder, values)).as_dict()
+
+
 def test_what_z_0_does_is_told_where_somebody_looked(written: tuple[Path, str]) -> None:
     folder, _ = written
     data = json.loads((folder / "docs" / "results.json").read_text())
     assert tables.zero_latent(results.summary_of(data), "own", ("vae", "bc")) is None
-    assert page.ZERO_LATENT not in (folder / "docs" / "results.md").read_text()
+    assert page.LATENT_ACTOR not in (folder / "docs" / "results.md").read_text()
+    seeds = (1, 2, 3, 4)  # nobody looked at 5
     for record in data["records"]:
-        if (record["task"], record["arm"]) == ("own", "vae"):
-            values = synthetic.result("own", "vae", record["seed"])
-            wins = [1] * 30 + [0] * 10  # fewer than the 50 of the actor's z
-            shift = {"z": 0.91234, "shift": 0.05, "spread": 0.02, "error": 0.1, "gain": 0.005}
-            values["zero_latent"] = {"success": wins, "q": 0.5} | shift
-            read = records.read_result(synthetic.write_result(folder / "zero", values))
-            record |= read.as_dict()
+        if (record["task"], record["arm"]) == ("own", "vae") and record["seed"] in seeds:
+            record |= with_zero_latent(folder / "zero", 28 + record["seed"], record["seed"])
     summary = results.summary_of(json.loads(json.dumps(data)))
-    final = synthetic.result("own", "vae", 1)["rollouts"][-1]["success"]
-    gained = summary.values("own", "vae", "gained_by_zero_latent")[1]
-    assert gained == pytest.approx(0.75 - sum(final[:40]) / 40)  # of the same episodes
+    final = {s: synthetic.result("own", "vae", s)["rollouts"][-1]["success"][:40] for s in seeds}
+    gained = summary.values("own", "vae", "gained_by_zero_latent")
+    assert gained == {s: pytest.approx((28 + s - sum(final[s])) / 40) for s in seeds}
     table = tables.zero_latent(summary, "own", ("vae", "bc"))
     assert table is not None and "`bc`" not in table
+    actor = sum(map(sum, final.values()))  # of the same episodes, with the same seeds
     row = table.splitlines()[2]
-    assert row.startswith("| `vae` | 5 |") and "| 0.75 (0.75 to 0.75) |" in row
-    assert row.endswith("| 0.912 (0.912 to 0.912) | 0.05 (0.05 to 0.05) | 0.02 (0.02 to 0.02) | "
+    assert row.startswith(f"| `vae` | 4 | {actor} of 160 | {29 + 30 + 31 + 32} of 160 | ")
+    size = formatting.with_interval(statistics.mean([0.91, 0.92, 0.93, 0.94]))
+    assert row.endswith(f" | {size} | 0.05 (0.05 to 0.05) | 0.02 (0.02 to 0.02) | "
                         "0.005 (0.005 to 0.005) | 0.1 (0.1 to 0.1) |")  # fmt: skip
     text = page.document(summary, data, [], None)
-    assert page.ZERO_LATENT in text and table in text
+    assert page.LATENT_ACTOR in text and table in text
+
+
+def test_an_actor_that_was_only_looked_at_has_no_episodes(written: tuple[Path, str]) -> None:
+    folder, _ = written
+    data = json.loads((folder / "docs" / "results.json").read_text())
+    for record in data["records"]:
+        del record["zero_latent"]  # as in files that are older than it
+        if (record["task"], record["arm"]) == ("own", "vae"):
+            record |= with_zero_latent(folder / "zero", seed=record["seed"])
+            record["zero_latent"] |= {"success": None, "episodes": 0}
+    summary = results.summary_of(data)
+    assert not summary.values("own", "vae", "gained_by_zero_latent")
+    table = tables.zero_latent(summary, "own", ("vae",))
+    assert table is not None
+    assert table.splitlines()[2].startswith("| `vae` | 5 | – | – | – | 0.93 (")
+
+
+def test_what_z_0_does_outlives_a_merge_with_results_that_lack_it(tmp_path: Path) -> None:
+    study = synthetic.write_study(tmp_path)
+    path = synthetic.write_job(tmp_path / "runs", study, "own", "vae", 1)
+    known = results.gather(study, tmp_path / "runs", tmp_path / "docs")
+    (plain,) = known["records"]
+    looked = with_zero_latent(tmp_path / "zero")["zero_latent"]
+    files = []
+    for name, latent in (("looked", looked), ("plain", None)):
+        known["records"] = [plain | {"zero_latent": latent, "action_error": len(name)}]
+        files.append(tmp_path / f"{name}.json")
+        files[-1].write_text(results.json_text(known))
+    (record,) = results.gather(study, tmp_path / "runs", tmp_path / "docs", files[:1])["records"]
+    assert record["zero_latent"] == looked and record["action_error"] == plain["action_error"]
+    path.unlink()
+    (record,) = results.gather(study, tmp_path / "runs", tmp_path / "docs", files)["records"]
+    assert record["zero_latent"] == looked and record["action_error"] == 5
 
 
 def test_machines_that_train_otherwise_are_told(written: tuple[Path, str]) -> None:

@@ -131,7 +131,7 @@ def test_a_job_that_is_killed_in_every_stage_ends_as_one_that_is_not(
     kill_when(folder, lambda: len(lines(folder)) >= 1)
     played = lines(folder)
     assert not (folder / "rollouts.json").exists()
-    kill_when(folder, lambda: len(lines(folder, jobs.ZERO_LATENT_EPISODES)) >= 1)
+    kill_when(folder, lambda: len(lines(folder, jobs.ZERO_LATENT_FILE)) >= 1)
     assert not (folder / jobs.RESULT).exists()
 
     assert start(folder).wait(600) == 0, (folder / jobs.LOG).read_text()[-2000:]
@@ -139,8 +139,10 @@ def test_a_job_that_is_killed_in_every_stage_ends_as_one_that_is_not(
     assert lines(folder)[: len(played)] == played
     counts = [(line["step"], line["index"]) for line in lines(folder)]
     assert sorted(counts) == [(s, i) for s, n in EPISODES.items() for i in range(n)]
-    zero = lines(folder, jobs.ZERO_LATENT_EPISODES)
+    zero = lines(folder, jobs.ZERO_LATENT_FILE)
     assert [(line["step"], line["index"]) for line in zero] == [(STEPS, 0), (STEPS, 1)]
+    seconds = json.loads((folder / jobs.RESULT).read_text())["seconds"]
+    assert seconds["zero_latent"] > sum(line["seconds"] for line in zero)  # of both sittings
     if not compat.can_resume():  # a resumed training draws other batches
         result = json.loads((folder / jobs.RESULT).read_text())
         undisturbed = json.loads((finished / jobs.RESULT).read_text())
@@ -192,7 +194,7 @@ def test_episodes_with_z_0_are_those_of_the_decoder_alone(finished: Path) -> Non
 
     job = jobs.read_job(finished)
     zero = json.loads((finished / jobs.RESULT).read_text())["zero_latent"]
-    found = lines(finished, jobs.ZERO_LATENT_EPISODES)
+    found = lines(finished, jobs.ZERO_LATENT_FILE)
     assert zero["success"] == [int(line["success"]) for line in found] and len(found) == 2
     assert 0 < zero["z"] <= 1 and zero["shift"] > 0 and zero["error"] > 0
     with_actor = next(line for line in lines(finished) if line["step"] == STEPS)

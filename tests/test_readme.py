@@ -87,35 +87,65 @@ def test_the_thirty_second_check_runs(
         exec(snippets[0], {"algo": broken, "batch": make_batch(broken)})
 
 
-def test_figures_of_the_discussion_are_what_its_code_prints(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = (REPOSITORY / "docs" / "results.md").read_text()
+NUMBER = r"(-?[\d.]+(?:e-?\d+)?)"
+
+
+def discussion(
+    page: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[str, str]:
+    """A page of results in one line, and what the code in its discussion prints."""
+    text = (REPOSITORY / page).read_text()
     (snippet,) = [code for language, code in BLOCK.findall(text) if language == "python"]
     monkeypatch.chdir(REPOSITORY)
     exec(snippet, {})
-    printed = capsys.readouterr().out
-    number = r"(-?[\d.]+(?:e-?\d+)?)"
-    estimate = rf"Estimate\(value={number}, low={number}, high={number}"
+    return " ".join(text.split()), capsys.readouterr().out
 
-    def said(beginning: str) -> tuple[str, str, str]:
-        (found,) = re.findall(re.escape(beginning) + ".*?" + estimate, printed)
-        return tuple(f"{float(x):.2f}" for x in found)
 
-    p = [f"{float(x):.2f}" for x in re.findall(rf"paired t test: p = {number}", printed)]
+def estimate(printed: str, beginning: str) -> list[str]:
+    """Value and bounds of the estimate in the line that begins so, with two digits."""
+    bounds = rf"Estimate\(value={NUMBER}, low={NUMBER}, high={NUMBER}"
+    (found,) = re.findall(re.escape(beginning) + ".*?" + bounds, printed)
+    return [f"{float(x):.2f}" for x in found]
+
+
+def test_figures_of_the_discussion_are_what_its_code_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, printed = discussion("docs/results.md", monkeypatch, capsys)
+    p = [f"{float(x):.2f}" for x in re.findall(rf"paired t test: p = {NUMBER}", printed)]
     assert f"(p = {p[0]} on `play_lift`, {p[1]} on `lift_mixed`)" in text
-    text = text.replace("\n", " ")
-    critic, joint = (said(f"play_lift {arm} root") for arm in ("critic", "joint"))
+    critic, joint = (estimate(printed, f"play_lift {arm} root") for arm in ("critic", "joint"))
     assert "it is {} times ({} to {}) for `critic`".format(*critic) in text
     assert "and {} ({} to {}) for `joint`".format(*joint) in text
     starts = [
-        said(f"play_lift {arm} held-out error, other start")[0] for arm in ("critic", "joint")
+        estimate(printed, f"play_lift {arm} held-out error, other start")[0]
+        for arm in ("critic", "joint")
     ]
     assert "({} and {} times; both intervals are above 1)".format(*starts) in text
-    last = said("play_lift critic - vae last three")
+    last = estimate(printed, "play_lift critic - vae last three")
     assert "({}, {} to {})".format(*last) in text
-    last = said("play_lift critic_orth - vae_orth last three")
+    last = estimate(printed, "play_lift critic_orth - vae_orth last three")
     assert "over the last three checkpoints {}, {} to {})".format(*last) in text
+
+
+def test_figures_of_the_longer_study_are_what_its_code_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, printed = discussion("docs/longer/results.md", monkeypatch, capsys)
+    first, second, third, last = (
+        estimate(printed, f"{step} held-out error") for step in (1000, 2000, 3000, 6000)
+    )
+    errors = f"{first[0]} times `vae`'s after 1,000 steps, {second[0]} after 2,000, {third[0]}"
+    assert errors + " after 3,000 and {} ({} to {}) after 6,000".format(*last) in text
+    rates = re.findall(rf"success of critic and vae: \[{NUMBER}, {NUMBER}\]", printed)
+    assert f"`vae` was at its level after 3,000 steps ({rates[2][1]})" in text
+    assert f"`critic` after 4,000 ({rates[3][0]}), with {rates[2][0]} at 3,000" in text
+    shares = [float(x) for x in re.findall(rf"nothing is received: {NUMBER}", printed)]
+    assert "({:.0%}, with `vae` {:.0%})".format(*shares).replace("%", " %") in text
+    received = [float(x) for x in re.findall(rf"where Q > 0.9: {NUMBER}", printed)]
+    assert "{:.2f} is received on average, with `vae` {:.2f}".format(*received) in text
+    (behind,) = re.findall(rf"last three, critic - vae: Estimate\(value=-{NUMBER}", printed)
+    assert f"over the last three it is {float(behind):.2f} behind" in text
 
 
 def test_nothing_is_left_to_fill_in() -> None:

@@ -266,12 +266,13 @@ def test_a_damaged_job_does_not_start_a_study(
         plan.prepare(study, tmp_path, {"play/bc/seed_1"}, workers=1)
 
 
-def test_the_published_study_has_the_settings_of_its_results() -> None:
+@pytest.mark.parametrize(("name", "folder"), [("reduced", "docs"), ("longer", "docs/longer")])
+def test_the_published_studies_have_the_settings_of_their_results(name: str, folder: str) -> None:
     """A new key of a study's file must not turn every result that is there into another job's."""
     repository = Path(__file__).parents[2]
-    study = read_protocol(repository / "configs" / "study" / "reduced.json")
+    study = read_protocol(repository / "configs" / "study" / f"{name}.json")
     wanted = plan.settings(study)
-    found = json.loads((repository / "docs" / "results.json").read_text())["records"]
+    found = json.loads((repository / folder / "results.json").read_text())["records"]
     names = {jobs.job_name(one["task"], one["arm"], one["seed"]): one["settings"] for one in found}
     assert names and names.items() <= wanted.items()
     asked = replace(study, evaluation=replace(study.evaluation, zero_latent_episodes=2))

@@ -87,6 +87,7 @@ def test_the_thirty_second_check_runs(
         exec(snippets[0], {"algo": broken, "batch": make_batch(broken)})
 
 
+TASKS, OWNERS = ("play_lift", "lift_mixed"), ("critic", "joint")
 NUMBER = r"(-?[\d.]+(?:e-?\d+)?)"
 
 
@@ -112,20 +113,34 @@ def test_figures_of_the_discussion_are_what_its_code_prints(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text, printed = discussion("docs/results.md", monkeypatch, capsys)
-    p = [f"{float(x):.2f}" for x in re.findall(rf"paired t test: p = {NUMBER}", printed)]
+    found = re.findall(rf"critic vae success, paired t test: p = {NUMBER}", printed)
+    p = [f"{float(x):.2f}" for x in found]
     assert f"(p = {p[0]} on `play_lift`, {p[1]} on `lift_mixed`)" in text
-    critic, joint = (estimate(printed, f"play_lift {arm} root") for arm in ("critic", "joint"))
+    assert f"p = {p[0]} and {p[1]})" in " ".join(README.split())
+
+    def said(task: str, arms: str, what: str) -> list[str]:
+        return estimate(printed, f"{task} {arms} {what}:")
+
+    critic, joint = (said("play_lift", f"{a} vae", "root of the held-out error") for a in OWNERS)
     assert "it is {} times ({} to {}) for `critic`".format(*critic) in text
     assert "and {} ({} to {}) for `joint`".format(*joint) in text
-    starts = [
-        estimate(printed, f"play_lift {arm} held-out error, other start")[0]
-        for arm in ("critic", "joint")
-    ]
+    starts = [said("play_lift", f"{arm}_orth {arm}", "held-out error")[0] for arm in OWNERS]
     assert "({} and {} times; both intervals are above 1)".format(*starts) in text
-    last = estimate(printed, "play_lift critic - vae last three")
-    assert "({}, {} to {})".format(*last) in text
-    last = estimate(printed, "play_lift critic_orth - vae_orth last three")
-    assert "over the last three checkpoints {}, {} to {})".format(*last) in text
+    last = [said(task, "critic vae", "last three") for task in TASKS]
+    assert "{} ({} to {}) and {} ({} to {}).".format(*last[0], *last[1]) in text
+    last = [said(task, "joint vae", "last three") for task in TASKS]
+    assert "({}, {} to {} and, on `lift_mixed`, {}, {} to {})".format(*last[0], *last[1]) in text
+    last = said("play_lift", "critic_orth vae_orth", "last three")
+    assert "the last three checkpoints is {} ({} to {})".format(*last) in text
+    last = said("play_lift", "joint_orth joint", "last three")
+    assert "over the last three checkpoints {}, {} to {};".format(*last) in text
+    joint = said("play_lift", "joint vae", "success with z = 0")
+    assert "with z = 0 in both ({}, {} to {} on `play_lift`)".format(*joint) in text
+    behind = [float(said(t, "critic vae", "success with z = 0")[0]) for t in TASKS]
+    assert f"stays behind `vae` by {-behind[0]} (" in text and f") and {-behind[1]} (" in text
+    errors = [float(x) for x in re.findall(rf"is received: {NUMBER}", printed)]
+    assert f"there it is {errors[2]:.2f}, with `vae` {errors[0]:.2f}" in text
+    assert f"at the other steps it is {errors[3]:.3f} against {errors[1]:.3f}" in text
 
 
 def test_figures_of_the_longer_study_are_what_its_code_prints(

@@ -261,7 +261,7 @@ def _rows(summary: Summary, label: str, xlabel: str) -> tuple[Any, list[Row]]:
     )  # fmt: skip
     for arms, axes in zip(groups.values(), grid, strict=True):
         axes[0].set_ylabel(label)
-        for axis, task in zip(axes, _tasks(summary), strict=True):
+        for axis, task in zip(axes, tasks, strict=True):
             seeds = {len(summary.of(task, arm)) for arm in arms} - {0}
             few, many = min(seeds, default=0), max(seeds, default=0)
             count = f"{many}" if few == many else f"{few} to {many}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -159,6 +160,16 @@ def test_figures_of_the_longer_study_are_what_its_code_prints(
     assert "({:.0%}, with `vae` {:.0%})".format(*shares).replace("%", " %") in text
     received = [float(x) for x in re.findall(rf"where Q > 0.9: {NUMBER}", printed)]
     assert "{:.2f} is received on average, with `vae` {:.2f}".format(*received) in text
+    counts = [
+        sum(
+            r["rollouts"][index]["success"].count("1")
+            for r in json.loads((REPOSITORY / "docs/longer/results.json").read_text())["records"]
+            if r["arm"] == arm
+        )
+        for arm, index in (("joint", 0), ("vae", 0), ("critic", 0), ("joint", -1))
+    ]
+    assert "{} of 100 episodes succeed, with `vae` {} and with `critic` {};".format(*counts) in text
+    assert f"with {counts[3]} of 250. Its held-out error" in text
     (behind,) = re.findall(rf"last three, critic - vae: Estimate\(value=-{NUMBER}", printed)
     assert f"over the last three it is {float(behind):.2f} behind" in text
 

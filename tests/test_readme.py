@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -149,27 +148,24 @@ def test_figures_of_the_longer_study_are_what_its_code_prints(
 ) -> None:
     text, printed = discussion("docs/longer/results.md", monkeypatch, capsys)
     first, second, third, last = (
-        estimate(printed, f"{step} held-out error") for step in (1000, 2000, 3000, 6000)
+        estimate(printed, f"{step} critic held-out error") for step in (1000, 2000, 3000, 6000)
     )
     errors = f"{first[0]} times `vae`'s after 1,000 steps, {second[0]} after 2,000, {third[0]}"
     assert errors + " after 3,000 and {} ({} to {}) after 6,000".format(*last) in text
-    rates = re.findall(rf"success of critic and vae: \[{NUMBER}, {NUMBER}\]", printed)
+    rates = re.findall(rf"vae and joint: \[{NUMBER}, {NUMBER}, {NUMBER}\]", printed)
     assert f"`vae` was at its level after 3,000 steps ({rates[2][1]})" in text
     assert f"`critic` after 4,000 ({rates[3][0]}), with {rates[2][0]} at 3,000" in text
     shares = [float(x) for x in re.findall(rf"nothing is received: {NUMBER}", printed)]
     assert "({:.0%}, with `vae` {:.0%})".format(*shares).replace("%", " %") in text
     received = [float(x) for x in re.findall(rf"where Q > 0.9: {NUMBER}", printed)]
     assert "{:.2f} is received on average, with `vae` {:.2f}".format(*received) in text
-    counts = [
-        sum(
-            r["rollouts"][index]["success"].count("1")
-            for r in json.loads((REPOSITORY / "docs/longer/results.json").read_text())["records"]
-            if r["arm"] == arm
-        )
-        for arm, index in (("joint", 0), ("vae", 0), ("critic", 0), ("joint", -1))
-    ]
-    assert "{} of 100 episodes succeed, with `vae` {} and with `critic` {};".format(*counts) in text
-    assert f"with {counts[3]} of 250. Its held-out error" in text
+    critic, vae, joint = (round(100 * float(rate)) for rate in rates[0])
+    early = f"{joint} of 100 episodes succeed, with `vae` {vae} and with `critic` {critic};"
+    assert early in text and f"with {round(250 * float(rates[-1][2]))} of 250. Its held-out" in text
+    assert f"({joint} against {vae} of 100 episodes;" in " ".join(README.split())
+    first, last = (estimate(printed, f"{step} joint held-out error") for step in (1000, 6000))
+    errors = f"Its held-out error is {first[0]} times `vae`'s after 1,000 steps"
+    assert errors + " and {} ({} to {}) at the end".format(*last) in text
     (behind,) = re.findall(rf"last three, critic - vae: Estimate\(value=-{NUMBER}", printed)
     assert f"over the last three it is {float(behind):.2f} behind" in text
 

@@ -168,6 +168,12 @@ def test_figures_of_the_longer_study_are_what_its_code_prints(
     assert errors + " and {} ({} to {}) at the end".format(*last) in text
     (behind,) = re.findall(rf"last three, critic - vae: Estimate\(value=-{NUMBER}", printed)
     assert f"over the last three it is {float(behind):.2f} behind" in text
+    page = (REPOSITORY / "docs/longer/results.md").read_text(encoding="utf-8")
+    compared, steps = re.findall(r"\n\| `joint_surgery` \| `joint` \|(.*)", page)
+    values, success = compared.split(" | "), steps.split(" | ")
+    for said in (values[2], values[3], success[1], success[-1].strip(" |")):
+        value, interval = said.split(" ", 1)
+        assert re.search(rf"[^-\d.]{value} (times )?(`joint`'s )?{re.escape(interval)}", text)
 
 
 def test_nothing_is_left_to_fill_in() -> None:

@@ -176,6 +176,20 @@ def test_figures_of_the_longer_study_are_what_its_code_prints(
         assert re.search(rf"[^-\d.]{value} (times )?(`joint`'s )?{re.escape(interval)}", text)
 
 
+def test_figures_of_can_paired_stand_in_its_tables() -> None:
+    page = (REPOSITORY / "docs/more_tasks/results.md").read_text(encoding="utf-8")
+    before, rest = page.split("<!-- discussion -->")
+    text, after = rest.split("<!-- end -->")
+    tables = " ".join((before + after).split())
+    of_episodes = re.findall(r"(\d+) of 150", tables)
+    vae, critic, joint = of_episodes[:3]
+    assert f"{critic} of 150 final episodes against {vae} (" in text and f"{joint} of 150 (" in text
+    block = " ".join(README.split())
+    assert f"{critic} of 150 episodes with `critic`, {vae} with the bug, {joint} with" in block
+    decimals = re.findall(r"-?\d\.\d+", text.split("Of the goals")[0])
+    assert len(decimals) > 10 and all(re.search(rf"(?<![\d.]){x}\b", tables) for x in decimals)
+
+
 def test_nothing_is_left_to_fill_in() -> None:
     assert not re.findall(r"\b[A-Z]+_[A-Z]+\b(?!=)", README.replace("ROBOMIMIC_VAE_EXT", ""))
 

@@ -152,14 +152,15 @@ def test_figures_of_the_longer_study_are_what_its_code_prints(
     )
     errors = f"{first[0]} times `vae`'s after 1,000 steps, {second[0]} after 2,000, {third[0]}"
     assert errors + " after 3,000 and {} ({} to {}) after 6,000".format(*last) in text
-    rates = re.findall(rf"vae and joint: \[{NUMBER}, {NUMBER}, {NUMBER}\]", printed)
+    four = ", ".join([NUMBER] * 4)
+    rates = re.findall(rf"vae, joint and joint_surgery: \[{four}\]", printed)
     assert f"`vae` was at its level after 3,000 steps ({rates[2][1]})" in text
     assert f"`critic` after 4,000 ({rates[3][0]}), with {rates[2][0]} at 3,000" in text
     shares = [float(x) for x in re.findall(rf"nothing is received: {NUMBER}", printed)]
     assert "({:.0%}, with `vae` {:.0%})".format(*shares).replace("%", " %") in text
     received = [float(x) for x in re.findall(rf"where Q > 0.9: {NUMBER}", printed)]
     assert "{:.2f} is received on average, with `vae` {:.2f}".format(*received) in text
-    critic, vae, joint = (round(100 * float(rate)) for rate in rates[0])
+    critic, vae, joint, _ = (round(100 * float(rate)) for rate in rates[0])
     early = f"{joint} of 100 episodes succeed, with `vae` {vae} and with `critic` {critic};"
     assert early in text and f"with {round(250 * float(rates[-1][2]))} of 250. Its held-out" in text
     assert f"({joint} against {vae} of 100 episodes;" in " ".join(README.split())
@@ -168,6 +169,8 @@ def test_figures_of_the_longer_study_are_what_its_code_prints(
     assert errors + " and {} ({} to {}) at the end".format(*last) in text
     (behind,) = re.findall(rf"last three, critic - vae: Estimate\(value=-{NUMBER}", printed)
     assert f"over the last three it is {float(behind):.2f} behind" in text
+    early = estimate(printed, "2000 joint_surgery held-out error")
+    assert "after 2,000 steps it was {} times ({} to {}).".format(*early) in text
     page = (REPOSITORY / "docs/longer/results.md").read_text(encoding="utf-8")
     compared, steps = re.findall(r"\n\| `joint_surgery` \| `joint` \|(.*)", page)
     values, success = compared.split(" | "), steps.split(" | ")

@@ -218,7 +218,9 @@ def _made(summary: Summary, manifest: Mapping[str, Any], protocol: str | None) -
     training, evaluation = study["training"], study["evaluation"]
     return "\n\n".join([
         f"```bash\n{manifest['command']}\n```",
-        "The same command goes on with what is missing, and writes this page anew at its end."
+        "The same command goes on with what is missing, and writes this page anew at its end. "
+        "Without the folder of these jobs it counts them as done if `--merge` names the "
+        "results.json beside this page."
         + (f" The [protocol]({protocol}) says what was decided before the runs, and what later."
            if protocol else ""),
         f"Seeds {', '.join(map(str, summary.seeds))}; {training['steps']:,} gradient steps of "

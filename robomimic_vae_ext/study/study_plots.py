@@ -184,9 +184,9 @@ def _bar(axis: Any, x: int, summary: Summary, task: str, arm: str) -> None:
 def saliency_figure(task: str) -> Figure:
     """The file of a task's saliency maps, which need the checkpoints to be drawn."""
     text = (
-        "Absolute gradient of Q(s, a) by the picture, one seed of each arm, each map in units of "
-        "its own largest values (plain grey: that camera does not move Q); Q of the picture, and "
-        "with the colours of the cubes swapped."
+        "Absolute gradient of Q(s, a) by the picture, one seed an arm (of those whose checkpoints "
+        "were there when it was drawn), each map in units of its own largest values (plain grey: "
+        "that camera does not move Q); Q of the picture, and with the colours of the cubes swapped."
     )
     return Figure(f"results_saliency_{task}.png", text)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 
 class VaeExtError(Exception):
     """Base of every error that this package raises on purpose.
@@ -50,3 +53,23 @@ class OwnershipError(VaeExtError):
 
 class AuditError(VaeExtError):
     """A gradient-flow audit that was given something it cannot work with."""
+
+
+def exit_code(name: str, main: Callable[[], int]) -> int:
+    """Run a script's main function; errors that a person can mend become one sentence.
+
+    Args:
+        name: of the script.
+        main: returns an exit code.
+
+    Returns:
+        That code; 2 after an error of this package or of the file system, 130 after Ctrl-C.
+    """
+    try:
+        return main()
+    except (VaeExtError, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted; the same command starts again", file=sys.stderr)
+        return 130

@@ -32,8 +32,8 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def try_lock(file: IO[Any]) -> bool:
-    """Lock an open file for this process; False if another one has it."""
+def try_lock(file: IO[Any] | int) -> bool:
+    """Lock an open file, or a descriptor of a folder; False if another process has it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -67,8 +67,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except errors.VaeExtError as error:
-        print(f"compare.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(errors.exit_code("compare.py", main))

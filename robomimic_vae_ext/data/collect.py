@@ -7,6 +7,7 @@ the number of processes, and a longer dataset begins with the shorter one. Episo
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -24,6 +25,7 @@ from typing import Any, Final
 import h5py
 from tqdm import tqdm
 
+from robomimic_vae_ext import files
 from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.data.episodes import CollectSettings, run_episode
 from robomimic_vae_ext.data.schema import write_dataset, write_episode
@@ -79,11 +81,23 @@ def collect(
         A report.
 
     Raises:
-        DatasetError: `out` or a partial run is in the way.
+        DatasetError: `out` or a partial run is in the way, or another process makes it.
         SimulationError: the simulator cannot render, or a worker process died.
     """
-    partial = _prepare_partial(settings, out, resume, overwrite)
-    missing = [i for i in range(settings.n) if not _episode_path(partial, i).exists()]
+    if out.is_dir():
+        raise DatasetError(f"{out} is a folder", "a file to make", "Choose another --out.")
+    if out.exists() and not overwrite:
+        raise DatasetError(
+            f"{out} exists already", "a new file", "Choose another --out or add --overwrite."
+        )
+    with _alone(out.with_name(out.name + ".partial")) as partial:
+        _prepare_partial(settings, partial, resume, overwrite)
+        return _collect(settings, out, partial, workers)
+
+
+def _collect(settings: CollectSettings, out: Path, partial: Path, workers: int) -> CollectReport:
+    """Collect what is missing, and write the dataset."""
+    missing = [i for i in range(settings.n) if not _is_whole(_episode_path(partial, i))]
     start, frames = time.perf_counter(), 0
     if missing:
         LOGGER.info("collecting %d of %d episodes", len(missing), settings.n)
@@ -114,19 +128,33 @@ def collect(
     )
 
 
-def _prepare_partial(settings: CollectSettings, out: Path, resume: bool, overwrite: bool) -> Path:
-    """Return the folder for unfinished work, after checking what is there already."""
-    partial = out.with_name(out.name + ".partial")
-    if out.exists() and not overwrite:
-        raise DatasetError(
-            f"{out} exists already", "a new file", "Choose another --out or add --overwrite."
-        )
-    out.parent.mkdir(parents=True, exist_ok=True)
+@contextlib.contextmanager
+def _alone(partial: Path) -> Iterator[Path]:
+    """Make the folder for unfinished work and lock it, until this process ends however it does."""
+    partial.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        if not files.try_lock(descriptor):
+            raise DatasetError(
+                f"{partial} is being filled by another process",
+                "one that collects into it",
+                "Wait for it, or choose another --out.",
+            )
+        yield partial
+    finally:
+        os.close(descriptor)
+
+
+def _prepare_partial(
+    settings: CollectSettings, partial: Path, resume: bool, overwrite: bool
+) -> None:
+    """Check what an earlier run has left in the folder, and clear it if asked to."""
     described = json.dumps(dataclasses.asdict(settings), sort_keys=True)
     note = partial / "settings.json"
-    if partial.exists() and overwrite and not resume:
-        shutil.rmtree(partial)
-    if partial.exists():
+    if overwrite and not resume:
+        for path in partial.iterdir():  # the folder itself is locked
+            path.unlink()
+    if any(partial.iterdir()):
         if not resume:
             raise DatasetError(
                 f"{partial} of an interrupted run",
@@ -139,13 +167,16 @@ def _prepare_partial(settings: CollectSettings, out: Path, resume: bool, overwri
                 "the settings of this command",
                 "Repeat the first command, or throw it away with --overwrite.",
             )
-    partial.mkdir(exist_ok=True)
     note.write_text(described)
-    return partial
 
 
 def _episode_path(partial: Path, index: int) -> Path:
     return partial / f"episode_{index:06d}.hdf5"
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether an episode is there; a loss of power can leave its file empty."""
+    return path.exists() and bool(h5py.is_hdf5(path))
 
 
 def _run_episodes(

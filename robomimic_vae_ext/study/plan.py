@@ -97,6 +97,13 @@ def _read_config(arm: Arm) -> dict[str, Any]:
         raise ConfigError(
             f"arms.{arm.name}: {arm.config} has no 'algo_name'", "a robomimic config", "Add it."
         )
+    for where, values in ((arm.config, config), ("its `set`", arm.changes)):
+        if not isinstance(values.get("train", {}), dict):
+            raise ConfigError(
+                f"arms.{arm.name}: train is {values['train']!r} in {where}",
+                "a section of the config",
+                "Correct it.",
+            )
     return {"train": {}} | config
 
 

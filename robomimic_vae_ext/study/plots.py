@@ -86,7 +86,8 @@ def two_runs(
             axis.set(ylim=(-0.03, 1.03), xlim=axes[0].get_xlim())  # rollouts are rarer than epochs
         _finish(axis, any(drawn))
     handles, labels = axes[0].get_legend_handles_labels()
-    labels = [f"{label} ({losses[label]})" for label in labels]
+    # No formulas: a run may be named after a shell variable.
+    labels = [f"{label} ({losses[label]})".replace("$", r"\$") for label in labels]
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -7,6 +7,7 @@ that a report would not need: neither torch nor a simulator.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -18,9 +19,10 @@ from robomimic_vae_ext.errors import ConfigError
 ACTION: Final = "Change it in the study's file."
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # tasks and arms become folders
 DATASETS_FOLDER: Final = "datasets"  # beside the folders of the tasks
-COLLECT_KEYS: Final = (
-    "env", "quality", "n", "cameras", "size", "seed", "horizon", "compress", "rendering",
-)  # fmt: skip
+SEEDS: Final = 2**32
+COLLECT_WORDS: Final = ("env", "quality", "compress", "rendering")
+COLLECT_NUMBERS: Final = ("n", "size", "seed", "horizon")
+COLLECT_KEYS: Final = (*COLLECT_WORDS, *COLLECT_NUMBERS, "cameras")
 # What the study itself sets in every training config: an arm that changed one of these would not
 # be comparable, or its results not be found.
 STUDY_KEYS: Final = (
@@ -178,8 +180,11 @@ def read_protocol(path: Path) -> Protocol:
         raise ConfigError(f"reference_arm is {study.reference_arm!r}", f"one of {names}", ACTION)
     _check_references(study, names)
     names.remove(study.reference_arm)
-    if any(name not in names for name in study.claims_of):
-        raise ConfigError(f"claims_of is {values['claims_of']!r}", f"some of {names}", ACTION)
+    claims = study.claims_of
+    if any(name not in names for name in claims) or len(set(claims)) < len(claims):
+        raise ConfigError(
+            f"claims_of is {values['claims_of']!r}", f"some of {names}, each once", ACTION
+        )
     for task in study.tasks:
         for arm in study.arms:
             _check_lengths(study, task, arm)
@@ -232,7 +237,7 @@ def _task(name: str, value: Any, base: Path) -> Task:
         raise ConfigError(f"{where} has the keys {sorted(value)}", "dataset or collect", ACTION)
     collect = value.get("collect")
     if collect is not None:
-        collect = _section(collect, f"{where}.collect", ("env", "n"), COLLECT_KEYS)
+        collect = _collect(collect, f"{where}.collect")
     dataset = value.get("dataset")
     return Task(
         name=name,
@@ -241,6 +246,21 @@ def _task(name: str, value: Any, base: Path) -> Task:
         collect=collect,
         training=_training(value.get("training", {}), f"{where}.training"),
     )
+
+
+def _collect(value: Any, where: str) -> dict[str, Any]:
+    """Refuse values of the wrong type; whether they can be collected, the collector knows."""
+    value = _section(value, where, ("env", "n"), COLLECT_KEYS)
+    for key in COLLECT_NUMBERS:
+        if key in value:
+            _whole(value[key], f"{where}.{key}", 0)
+    for key in COLLECT_WORDS:
+        if not isinstance(value.get(key, ""), str):
+            raise ConfigError(f"{where}.{key} is {value[key]!r}", "a word", ACTION)
+    cameras = value.get("cameras", [])
+    if not isinstance(cameras, list) or not all(isinstance(name, str) for name in cameras):
+        raise ConfigError(f"{where}.cameras is {cameras!r}", "a list of names", ACTION)
+    return value
 
 
 def _arm(name: str, value: Any, base: Path) -> Arm:
@@ -288,6 +308,10 @@ def _evaluation(value: Any) -> Evaluation:
 def _seeds(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or not value or len(set(map(str, value))) != len(value):
         raise ConfigError(f"seeds is {value!r}", "a list of different whole numbers", ACTION)
+    if any(isinstance(seed, int) and seed >= SEEDS for seed in value):
+        raise ConfigError(
+            f"seeds is {value!r}", f"numbers below {SEEDS}, as numpy has them", ACTION
+        )
     return tuple(_whole(seed, "seeds", 0) for seed in value)
 
 
@@ -322,11 +346,23 @@ def _read_json(path: Path) -> Any:
     if not path.is_file():
         raise ConfigError(f"there is no file {path}", "a study in JSON", "Check --study.")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except ValueError as error:
         raise ConfigError(
             f"{path} is not JSON ({error})", "a study in JSON", "Correct the file."
         ) from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A section of JSON, in which no key may hide another one."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(
+            f"the study's file has the key '{twice}' twice in one section", "it once", ACTION
+        )
+    return values
 
 
 def _section(
@@ -371,8 +407,8 @@ def _whole(value: Any, where: str, least: int) -> int:
 def _file(value: Any, where: str, base: Path) -> Path:
     if not isinstance(value, str):
         raise ConfigError(f"{where} is {value!r}", "the path of a file", ACTION)
-    path = base / Path(value).expanduser()
-    if not path.is_file():
+    path = base / os.path.expanduser(value)  # that of pathlib fails where a user is not known
+    if not os.path.isfile(path):  # likewise where a name is too long
         raise ConfigError(
             f"{where}: there is no file {path}", "a path relative to the study's file", ACTION
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,16 @@ def read(study: Protocol, files: Sequence[Path]) -> Published:
     return found
 
 
+def of(study: Protocol, found: Iterable[records.Record], data: Mapping[str, Any]) -> Published:
+    """What is about to be published: records, and the other parts of a results.json."""
+    return Published(
+        study=study.name,
+        records={record.name: record for record in found},
+        demonstrations=data["manifest"]["demonstrations"],
+        saliency=data["saliency"],
+    )
+
+
 def check_settings(study: Protocol, found: Iterable[records.Record], where: Path) -> None:
     """Refuse results of jobs that the study would run otherwise now.
 
@@ -68,20 +78,21 @@ def check_settings(study: Protocol, found: Iterable[records.Record], where: Path
                 f"{where}: {record.name} was run with other settings than {study.path} has",
                 "the same, since results of both do not belong together",
                 "Give the changed arm another name, beside the old one, or the study the settings "
-                "of then.",
+                "of then; for a new start, choose another --out and --docs.",
             )
 
 
-def check_nothing_is_lost(study: Protocol, path: Path, kept: Collection[str]) -> None:
-    """Refuse to replace published results by those of another study, or by fewer.
+def check_nothing_is_lost(study: Protocol, path: Path, kept: Published) -> None:
+    """Refuse to replace published results by those of another study, by fewer, or by others.
 
     Args:
         study: the plan.
         path: results.json that is about to be written.
-        kept: names of the jobs that it will hold.
+        kept: what it will hold.
 
     Raises:
-        ConfigError: the file is of another study, or jobs are in it that would not be any more.
+        ConfigError: the file is of another study or of other settings, or there are jobs in it,
+            episodes with z = 0, looks or descriptions of datasets, that would not be any more.
     """
     if not path.is_file():
         return
@@ -92,13 +103,38 @@ def check_nothing_is_lost(study: Protocol, path: Path, kept: Collection[str]) ->
             f"those of '{study.name}', or none",
             "Choose another --docs.",
         )
-    lost = [name for name in here.records if name not in kept]
+    check_settings(study, here.records.values(), path)
+    lost = list(_lost(here, kept))
     if lost:
         raise ConfigError(
             f"{path} holds {len(lost)} results that would be lost, such as {lost[0]}",
-            "to write at least the jobs that it has",
+            "to write at least what it has",
             f"Add --merge {path} if the study still has them, or choose another --docs.",
         )
+
+
+def _lost(here: Published, kept: Published) -> Iterator[str]:
+    """What one has and the other has not."""
+    for name, record in here.records.items():
+        if name not in kept.records:
+            yield name
+        elif record.zero_latent is not None and kept.records[name].zero_latent is None:
+            yield f"z = 0 of {name}"
+    for task, found in here.saliency.items():
+        models = [(model["arm"], model["seed"]) for model in found["models"]]
+        now = kept.saliency.get(task)
+        if now is None or _same_pictures(found, now):
+            still = [(model["arm"], model["seed"]) for model in now["models"]] if now else []
+            yield from (
+                f"what moves Q in {jobs.job_name(task, *it)}" for it in models if it not in still
+            )
+    for task, described in here.demonstrations.items():
+        if described is not None and kept.demonstrations.get(task) is None:
+            yield f"the description of {task}'s dataset"
+
+
+def _same_pictures(known: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return all(known[key] == new[key] for key in ("views", "pixels"))
 
 
 def merge_looks(known: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,8 +142,7 @@ def merge_looks(known: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict
 
     Models of other pictures cannot be compared with these; the known ones then give way.
     """
-    same = known is not None and all(known[key] == new[key] for key in ("views", "pixels"))
-    if known is None or not same:
+    if known is None or not _same_pictures(known, new):
         if known is not None:
             logger.warning("models of earlier sittings looked at other pictures: left out")
         return dict(new)
@@ -148,6 +183,14 @@ def _planned(study: Protocol, found: Published, path: Path) -> Published:
     )
 
 
+def _look(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Check a task's `saliency` by reading what is used of it later."""
+    models = [dict(model) for model in found["models"]]
+    for model in models:
+        _ = model["arm"], model["seed"]
+    return {**found, "views": found["views"], "pixels": found["pixels"], "models": models}
+
+
 def _read(path: Path) -> Published:
     """What one file holds."""
     try:
@@ -157,9 +200,9 @@ def _read(path: Path) -> Published:
             study=str(data["manifest"].get("study", {}).get("name", "")),
             records={record.name: record for record in found},
             demonstrations=dict(data["manifest"]["demonstrations"]),
-            saliency=dict(data["saliency"]),
+            saliency={task: _look(found) for task, found in data["saliency"].items()},
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
             f"{path} cannot be read ({type(error).__name__}: {error})",
             "a results.json that a study has written",

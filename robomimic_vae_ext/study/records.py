@@ -361,7 +361,8 @@ def _of_the_critic(record: Record, reference: Record | None) -> dict[str, Any]:
         "correlation_final": final.correlation,
     }
     # With fewer checkpoints nothing can stay at a level, so nothing is known of it.
-    if reference is not None and len(reference.errors[1]) >= statistics.STAY:
+    curves = (errors, reference.errors[1] if reference is not None else [])
+    if reference is not None and min(map(len, curves)) >= statistics.STAY:
         level = statistics.best(*reference.errors)
         same = record.key == reference.key
         reached = float(level.step) if same else statistics.steps_to(steps, errors, level.error)

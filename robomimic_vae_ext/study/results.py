@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import h5py
 import numpy as np
 
 from robomimic_vae_ext import files, markdown
+from robomimic_vae_ext.data import reading
 from robomimic_vae_ext.errors import DatasetError
 from robomimic_vae_ext.plugin import ALGO_NAME
 from robomimic_vae_ext.study import claims, jobs, page, plan, published, records, study_plots
@@ -46,16 +46,19 @@ def write_results(study: Protocol, out: Path, docs: Path, merge: Sequence[Path] 
     Raises:
         DatasetError: no job is done, or a result is damaged.
         ConfigError: results that were run with other settings, or a results.json in `docs` that
-            holds more of this study.
+            holds more of this study, or the same with other settings.
     """
     data = gather(study, out, docs, merge)
     summary = summary_of(data)
-    done = {record.name for record in summary.records}
-    published.check_nothing_is_lost(study, docs / f"{NAME}.json", done)
+    looks = _looks(study, out, summary)
+    for task, found in looks.items():
+        data["saliency"][task] = published.merge_looks(data["saliency"].get(task), found.as_dict())
+    published.check_nothing_is_lost(
+        study, docs / f"{NAME}.json", published.of(study, summary.records, data)
+    )
     docs.mkdir(parents=True, exist_ok=True)
-    for task, found in _looks(study, out, summary).items():
-        merged = published.merge_looks(data["saliency"].get(task), found.as_dict())
-        data["saliency"][task] = merged
+    for task, found in looks.items():
+        merged = data["saliency"][task]
         here = {name for name, _ in found.looks}
         figure = docs / study_plots.saliency_figure(task).name
         # Of the models of earlier sittings, the figure as it is shows all that is left.
@@ -188,7 +191,7 @@ def describe(dataset: Path, discount: float | None) -> dict[str, Any] | None:
         return None
     from robomimic_vae_ext.study.measure import discounted_returns  # imports torch
 
-    with h5py.File(dataset, "r") as file:
+    with reading.open_dataset(dataset) as file:
         rewards = {name: demo["rewards"][()] for name, demo in file["data"].items()}
         held_out = [rewards[name.decode()] for name in file.get("mask/valid", ())]
     constant = None

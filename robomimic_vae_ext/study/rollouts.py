@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from robomimic_vae_ext.data import envs
+from robomimic_vae_ext.errors import DatasetError
 from robomimic_vae_ext.rollout import episodes
 from robomimic_vae_ext.study import statistics
 from robomimic_vae_ext.study.measure import discounted_returns, value_function
@@ -119,7 +120,14 @@ def read(path: Path) -> list[dict[str, Any]]:
     if whole != text:
         with path.open("r+b") as file:
             file.truncate(len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
+    try:
+        return [dict(json.loads(line)) for line in whole.splitlines()]
+    except (ValueError, TypeError) as error:
+        raise DatasetError(
+            f"{path} cannot be read ({error})",
+            "a line of JSON for every episode",
+            "Delete the file: the job plays its episodes again.",
+        ) from error
 
 
 def summary(step: int, records: list[dict[str, Any]]) -> dict[str, Any]:

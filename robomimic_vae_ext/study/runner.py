@@ -14,8 +14,7 @@ from typing import Any, Final
 
 from robomimic_vae_ext import files
 from robomimic_vae_ext.errors import ConfigError
-from robomimic_vae_ext.study import executors, jobs, plan, published
-from robomimic_vae_ext.study.progress import Progress
+from robomimic_vae_ext.study import executors, jobs, plan, progress, published
 from robomimic_vae_ext.study.protocol import Protocol
 
 ATTEMPTS: Final = 2  # of a job that fails
@@ -32,7 +31,7 @@ class Options:
         gpus: comma-separated, `none`, or None for all that torch finds.
         per_gpu: jobs on each GPU; None: one, and with Ray no GPU at all.
         ray: address of a Ray cluster, empty for the one of this machine; None: child processes.
-        minutes: no job is started later than this; None: no limit.
+        minutes: no job is started later than this, datasets included; None: no limit.
         merge: published results whose jobs count as done.
         only_tasks: names; empty: all.
         only_arms: names; empty: all.
@@ -66,6 +65,7 @@ def run_study(study: Protocol, out: Path, docs: Path, options: Options) -> int:
         ConfigError: something does not fit, or another process runs the same study.
         VaeExtError: a dataset could not be collected.
     """
+    begin = time.monotonic()
     selected = plan.select(study, options.only_tasks, options.only_arms, options.only_seeds)
     plan.check_configs(study)
     elsewhere = set(published.read(study, options.merge).records) & selected
@@ -76,12 +76,15 @@ def run_study(study: Protocol, out: Path, docs: Path, options: Options) -> int:
         executor = make_executor(study, options)
         try:
             every = plan.prepare(study, out, selected - elsewhere, workers=max(1, _cores()))
-            run = Run(every, out, executor, options)
+            run = Run(every, out, executor, options, begin)
             code = run.to_the_end()
         except KeyboardInterrupt:
             executor.stop()
             print("\ninterrupted; the same command goes on where this one stopped", flush=True)
             return INTERRUPTED
+        except BaseException:
+            executor.stop()  # whatever it was, no job is left alone
+            raise
     return code or _report(study, out, docs, options.merge)
 
 
@@ -104,6 +107,12 @@ def make_executor(study: Protocol, options: Options) -> executors.Executor:
     """The executor that the options ask for."""
     threads = max(study.training_of(t, a).threads for t in study.tasks for a in study.arms)
     if options.ray is not None:
+        if options.jobs is not None or options.gpus is not None:
+            raise ConfigError(
+                "--ray with --jobs or --gpus",
+                "one or the other, since a cluster starts as many jobs as it has room for",
+                "Leave --jobs and --gpus out; --per-gpu says how many jobs share a GPU.",
+            )
         gpus = 1.0 / options.per_gpu if options.per_gpu else 0.0
         return executors.RayExecutor(options.ray, threads, gpus)
     devices = _gpus(options.gpus)
@@ -115,11 +124,28 @@ def make_executor(study: Protocol, options: Options) -> executors.Executor:
 
 
 def _gpus(asked: str | None) -> list[str]:
-    if asked is None:
-        import torch
+    """GPUs by their number.
 
-        return [str(index) for index in range(torch.cuda.device_count())]
-    return [] if asked == "none" else asked.split(",")
+    Raises:
+        ConfigError: one that is not there.
+    """
+    if asked == "none":
+        return []
+    import torch
+
+    there = [str(index) for index in range(torch.cuda.device_count())]
+    if asked is None:
+        return there
+    found = [name.strip() for name in asked.split(",")]
+    if any(name not in there for name in found):
+        raise ConfigError(
+            f"--gpus {asked!r}",
+            f"some of {','.join(there)}, separated by commas"
+            if there
+            else "'none': torch has none",
+            "Correct it, or leave it out for all that torch finds.",
+        )
+    return found
 
 
 def _cores() -> int:
@@ -150,7 +176,7 @@ class Run:
     def to_the_end(self) -> int:
         """Run until nothing is left or time is up; return the exit code."""
         self.waiting = deque(job for job in self.every if not self._done(job.name))
-        self.progress = Progress(self.every, self.out)
+        self.progress = progress.Progress(self.every, self.out)
         for job in self.every:
             if self._done(job.name):
                 jobs.tidy(self.out / job.name)  # it may have been killed before it could
@@ -206,8 +232,7 @@ class Run:
         if ended.returncode == 0 and self._done(job.name):
             self._show(self.progress.line(job, len(self.running), self.executor.slots()))
             return
-        reason = last_line(self.out / job.name / jobs.LOG)
-        reason = reason or f"exit code {ended.returncode}"
+        reason = _reason(ended.returncode, self.out / job.name / jobs.LOG)
         if self.attempts[job.name] < ATTEMPTS:
             self.waiting.appendleft(job)
             self._show(f"{job.name} failed ({reason}); it is tried once more")
@@ -217,7 +242,10 @@ class Run:
 
     def _show(self, line: str) -> None:
         print(line, flush=True)
-        self.progress.write(self.running, self.failed, self.executor.slots())
+        try:
+            self.progress.write(self.running, self.failed, self.executor.slots())
+        except OSError as error:  # a full disk, say: no reason to end jobs that run
+            print(f"{self.out / progress.FILE} could not be written ({error})", flush=True)
 
     def _close(self) -> int:
         left = len(self.waiting)
@@ -231,6 +259,14 @@ class Run:
             for name, reason in self.failed.items():
                 print(f"  {self.out / name / jobs.LOG}: {reason}")
         return int(bool(self.failed))
+
+
+def _reason(returncode: int, log: Path) -> str:
+    """Why a job failed: the signal that ended it, else what its log says last."""
+    if returncode < 0:
+        hint = ", perhaps out of memory" if -returncode == signal.SIGKILL else ""
+        return f"ended by {signal.Signals(-returncode).name}{hint}"
+    return last_line(log) or f"exit code {returncode}"
 
 
 def last_line(log: Path) -> str:

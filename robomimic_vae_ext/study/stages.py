@@ -18,13 +18,13 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from robomimic_vae_ext import files, provenance
-from robomimic_vae_ext.errors import VaeExtError
+from robomimic_vae_ext.errors import ConfigError, VaeExtError
 from robomimic_vae_ext.plugin import ALGO_NAME
 from robomimic_vae_ext.study.jobs import (
     EPISODES,
@@ -59,6 +59,12 @@ def run_job(folder: Path, cuda: bool = False) -> dict[str, Any]:
         if not (folder / RESULT).exists():
             import torch
 
+            if cuda and not torch.cuda.is_available():  # robomimic would take the CPU, silently
+                raise ConfigError(
+                    "a job that is to train on a GPU, where torch finds none",
+                    "one that torch can use",
+                    "Check the driver and CUDA_VISIBLE_DEVICES, or run the study with --gpus none.",
+                )
             torch.set_num_threads(job.threads)
             train = _stage(folder / "train.json", lambda: _train(job, folder, cuda))
             measured = _stage(folder / "measure.json", lambda: _measure(job, folder))
@@ -67,7 +73,8 @@ def run_job(folder: Path, cuda: bool = False) -> dict[str, Any]:
             if job.evaluation.zero_latent_episodes and result["algo"] == ALGO_NAME:
                 zero = _stage(folder / "zero_latent.json", lambda: _zero_latent(job, folder))
                 result["seconds"]["zero_latent"] = zero.pop("seconds")
-                result["zero_latent"] = zero
+                result |= _made([train, measured, rollouts, zero])
+                result["zero_latent"] = {k: v for k, v in zero.items() if k != "made"}
             files.write_json(folder / RESULT, result)
         tidy(folder)
         return dict(json.loads((folder / RESULT).read_text()))
@@ -75,12 +82,41 @@ def run_job(folder: Path, cuda: bool = False) -> dict[str, Any]:
 
 def _stage(path: Path, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Result of a stage, from its file or by running it."""
-    if not path.exists():
+    found = _whole(path)
+    if found is None:
+        # Now, not at its end: somebody may commit or install while it runs.
+        made = {"versions": provenance.versions(), "commit": provenance.commit()}
         begin = time.perf_counter()
         result = run()
         # What a stage knows of earlier sessions goes before what this one took.
-        files.write_json(path, {"seconds": time.perf_counter() - begin} | result)
-    return dict(json.loads(path.read_text()))
+        files.write_json(path, {"seconds": time.perf_counter() - begin, "made": made} | result)
+        found = dict(json.loads(path.read_text()))
+    return found
+
+
+def _whole(path: Path) -> dict[str, Any] | None:
+    """What a stage has written; None if it has not, or if the disk lost it with the power."""
+    try:
+        return dict(json.loads(path.read_text())) if path.exists() else None
+    except (ValueError, TypeError):
+        return None
+
+
+def _made(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Commit and versions that stages were made with, all of them where they differ."""
+    # Stages older than this note are what runs now, as was taken for granted before it.
+    now = {"versions": provenance.versions(), "commit": provenance.commit()}
+    made = [stage.get("made", now) for stage in stages]
+    names = dict.fromkeys(name for it in made for name in it["versions"])
+    return {
+        "versions": {name: _all(it["versions"].get(name) for it in made) for name in names},
+        "commit": _all(it["commit"] for it in made),
+    }
+
+
+def _all(values: Iterable[str | None]) -> str | None:
+    """Different values in their order, joined; None without any."""
+    return " and ".join(dict.fromkeys(value for value in values if value)) or None
 
 
 # ---- train ----
@@ -286,8 +322,7 @@ def _result(job: Job, folder: Path, train: Any, measured: Any, rollouts: Any) ->
             "measure": measured["seconds"],
             "rollouts": rollouts["seconds"],
         },
-        "versions": provenance.versions(),
-        "commit": provenance.commit(),
+        **_made([train, measured, rollouts]),
         "config": config,
     }
 

@@ -45,7 +45,8 @@ class Run:
     @property
     def episodes(self) -> int:
         """Episodes in each of the run's rollouts; robomimic's default where it is not known."""
-        return int(self.config.get("experiment", {}).get("rollout", {}).get("n", 50))
+        n = at(self.config, "experiment", "rollout", "n")
+        return n if isinstance(n, int) and n > 0 else 50
 
 
 class Change(NamedTuple):
@@ -54,6 +55,13 @@ class Change(NamedTuple):
     before: float
     after: float
     noise: float  # standard deviation of after - before
+
+
+def at(config: Any, *keys: str) -> Any:
+    """A value of nested sections; None where one of them is missing, or is no section."""
+    for key in keys:
+        config = config.get(key) if isinstance(config, dict) else None
+    return config
 
 
 def compare_runs(run_a: Path, run_b: Path, out: Path) -> str:
@@ -90,12 +98,12 @@ def read(path: Path, letter: str) -> Run:
     series = metrics.read_run(folder)
     file = folder / "config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        name = config.get("experiment", {}).get("name") or folder.resolve().parent.name
-    except (ValueError, AttributeError) as error:
+        config = dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    except (ValueError, TypeError) as error:
         raise DatasetError(
             f"{file} cannot be read ({error})", "the config of the run", "Restore the file."
         ) from error
+    name = at(config, "experiment", "name") or folder.resolve().parent.name
     return Run(f"{letter}: {name}", folder, series, config)
 
 
@@ -200,8 +208,9 @@ def environment(run: Run) -> str | None:
 
     The dataset goes first: robomimic 0.5.0 names rollouts after the dataset's file.
     """
-    data = run.config.get("train", {}).get("data")
-    path = data[0].get("path") if isinstance(data, list) and data else data
+    data = at(run.config, "train", "data")
+    path = data[0] if isinstance(data, list) and data else data
+    path = at(path, "path") if isinstance(path, dict) else path
     if isinstance(path, str):
         try:
             with h5py.File(path, "r") as file:

@@ -141,6 +141,33 @@ def test_existing_file_is_kept(tmp_path: Path, make_settings: Any) -> None:
     validate_dataset(out)
 
 
+def test_a_folder_in_the_way_is_named_before_anything_is_collected(
+    tmp_path: Path, make_settings: Any
+) -> None:
+    with pytest.raises(DatasetError, match="is a folder; expected a file to make"):
+        collect(make_settings(n=1), tmp_path, overwrite=True)
+
+
+def test_two_collectors_of_one_file_are_refused(tmp_path: Path, make_settings: Any) -> None:
+    """The second one would throw away, or mix with, what the first one makes."""
+    out = tmp_path / "x.hdf5"
+    with collecting._alone(out.with_name("x.hdf5.partial")) as partial:
+        (partial / "episode_000000.hdf5").touch()
+        for flags in ({"overwrite": True}, {"resume": True}, {}):
+            with pytest.raises(DatasetError, match="is being filled by another process"):
+                collect(make_settings(n=1), out, **flags)
+        assert (partial / "episode_000000.hdf5").exists()
+
+
+def test_an_empty_episode_is_collected_again(tmp_path: Path, make_settings: Any) -> None:
+    settings, out = make_settings(n=2, horizon=2), tmp_path / "x.hdf5"
+    with collecting._alone(tmp_path / "x.hdf5.partial") as partial:
+        collecting._prepare_partial(settings, partial, resume=False, overwrite=False)
+        (partial / "episode_000000.hdf5").touch()
+    assert collect(settings, out, resume=True).episodes == 2
+    validate_dataset(out)
+
+
 def test_failure_leaves_old_file(
     tmp_path: Path, make_settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,10 +199,9 @@ def test_bad_settings(make_settings: Any, changes: dict[str, Any], message: str)
         make_settings(**changes)
 
 
-def test_a_missing_folder_is_made(tmp_path: Path, make_settings: Any) -> None:
-    out = tmp_path / "new" / "folder" / "x.hdf5"
-    collecting._prepare_partial(make_settings(), out, resume=False, overwrite=False)
-    assert out.parent.is_dir() and not out.exists()
+def test_a_missing_folder_is_made(tmp_path: Path) -> None:
+    with collecting._alone(tmp_path / "new" / "folder" / "x.hdf5.partial") as partial:
+        assert partial.is_dir()
 
 
 def test_masks() -> None:

@@ -108,6 +108,15 @@ def test_the_studies_of_the_repository_are_in_order(path: Path) -> None:
         ({"references": {"bc": "bc"}}, "references is {'bc': 'bc'}; expected arm to another"),
         ({"references": {"vae": "bc"}}, "references is {'vae': 'bc'}; expected arm to another"),
         ({"references": ["bc"]}, "references is ['bc']; expected arm to another"),
+        ({"claims_of": ["bc", "bc"]}, "claims_of is ['bc', 'bc']; expected some of ['bc'], each"),
+        ({"seeds": [2**32]}, "seeds is [4294967296]; expected numbers below 4294967296"),
+        ({"tasks": {"play": {"collect": {"n": 1.5}}}}, "tasks.play.collect.n is 1.5"),
+        ({"tasks": {"play": {"collect": {"seed": True}}}}, "tasks.play.collect.seed is True"),
+        ({"tasks": {"play": {"collect": {"cameras": "agentview"}}}}, "cameras is 'agentview'; exp"),
+        ({"tasks": {"play": {"collect": {"cameras": None}}}}, "collect.cameras is None"),
+        ({"tasks": {"play": {"collect": {"quality": 3}}}}, "tasks.play.collect.quality is 3"),
+        ({"arms": {"vae": {"config": "~nobody_here/a.json"}}}, "arms.vae.config: there is no file"),
+        ({"arms": {"vae": {"config": 300 * "a"}}}, "arms.vae.config: there is no file"),
     ],
 )
 def test_wrong_values_are_one_sentence(write_study: Any, change: Study, message: str) -> None:
@@ -137,12 +146,20 @@ def test_missing_and_damaged_files_are_one_sentence(tmp_path: Path) -> None:
         read_protocol(tmp_path / "bad.json")
 
 
+def test_an_arm_that_was_copied_and_not_renamed_is_refused(write_study: Any) -> None:
+    path = write_study(VALUES)
+    path.write_text(path.read_text().replace('"bc": {"config"', '"vae": {"config"'))
+    with pytest.raises(ConfigError, match="has the key 'vae' twice in one section"):
+        read_protocol(path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"arms": {"vae": {"set": {"algo": {"critc": 1}}}}}, "arms.vae (vae.json with its `set`)"),
         ({"arms": {"vae": {"set": {"train": {"frame_stack": 2}}}}}, "train.frame_stack is 2"),
         ({"arms": {"bc": {"set": {"train": {"hdf5_normalize_obs": True}}}}}, "single observations"),
+        ({"arms": {"vae": {"set": {"train": None}}}}, "arms.vae: train is None in its `set`"),
         ({"tasks": {"play": {"collect": {"env": "Lfit"}}}}, "tasks.play.collect"),
         ({"tasks": {"play": {"collect": {"n": 0}}}}, "tasks.play.collect"),
         ({"tasks": {"play": {"collect": {"quality": "best"}}}}, "'best'"),

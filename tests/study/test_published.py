@@ -201,11 +201,22 @@ def test_results_of_other_settings_are_refused(study: protocol.Protocol, tmp_pat
 
 
 EMPTY = {"manifest": {}, "saliency": {}, "records": []}
+NONE = EMPTY | {"manifest": {"demonstrations": {}}}  # the least that is read
 
 
 @pytest.mark.parametrize(
     "text",
-    [None, "{", "[]", '{"records": [{}]}', json.dumps(EMPTY), json.dumps(EMPTY | {"saliency": 1})],
+    [
+        None,
+        "{",
+        "[]",
+        '{"records": [{}]}',
+        json.dumps(EMPTY),
+        json.dumps(EMPTY | {"saliency": 1}),
+        json.dumps(NONE | {"manifest": 1}),
+        json.dumps(NONE | {"manifest": {"study": 1, "demonstrations": {}}}),
+        json.dumps(NONE | {"saliency": {"play_lift": {}}}),
+    ],
 )
 def test_files_that_are_no_results(study: protocol.Protocol, tmp_path: Path, text: Any) -> None:
     path = tmp_path / "results.json"

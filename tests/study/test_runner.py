@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from robomimic_vae_ext import files
 from robomimic_vae_ext.errors import ConfigError, DatasetError
@@ -161,12 +162,92 @@ def test_slots_follow_threads_cores_and_gpus(
     monkeypatch: pytest.MonkeyPatch, make_study: Callable[..., Any]
 ) -> None:
     monkeypatch.setattr(runner, "_cores", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     study = make_study(threads=3)
     assert runner.make_executor(study, runner.Options(gpus="none")).slots() == 2
     assert runner.make_executor(study, runner.Options(gpus="none", jobs=5)).slots() == 5
     assert runner.make_executor(study, runner.Options(gpus="0,1")).slots() == 2
     assert runner.make_executor(study, runner.Options(gpus="0,1", per_gpu=3)).slots() == 6
     assert runner.make_executor(study, runner.Options(gpus="0,1", per_gpu=3, jobs=4)).slots() == 4
+
+
+@pytest.mark.parametrize("asked", ["2", "abc", "", "0,", ",", "-1"])
+def test_gpus_that_are_not_there_are_refused(
+    monkeypatch: pytest.MonkeyPatch, make_study: Callable[..., Any], asked: str
+) -> None:
+    """Jobs would train on the CPU instead, without a word."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="expected some of 0,1, separated by commas"):
+        runner.make_executor(make_study(), runner.Options(gpus=asked))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match="expected 'none': torch has none"):
+        runner.make_executor(make_study(), runner.Options(gpus="0"))
+
+
+def test_ray_takes_neither_jobs_nor_gpus(make_study: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match="--ray with --jobs or --gpus"):
+        runner.make_executor(make_study(), runner.Options(ray="", jobs=2))
+
+
+def test_a_full_disk_does_not_end_the_jobs_that_run(
+    every: list[jobs.Job],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(self: progress.Progress, *_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(progress.Progress, "write", full)
+    code, _ = run(every, Pretended(tmp_path))
+    assert code == 0 and all((tmp_path / job.name / jobs.RESULT).exists() for job in every)
+    assert "progress.json could not be written ([Errno 28] No space" in capsys.readouterr().out
+
+
+def test_an_unexpected_error_leaves_no_job_alone(
+    make_study: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = Pretended(tmp_path)
+    stopped: list[bool] = []
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(executor, "stop", lambda: stopped.append(True))
+    monkeypatch.setattr(executor, "submit", fail)
+    monkeypatch.setattr(runner, "make_executor", lambda *_: executor)
+    monkeypatch.setattr(runner.plan, "check_configs", lambda study: None)
+    with pytest.raises(RuntimeError, match="no luck"):
+        runner.run_study(make_study(), tmp_path / "out", tmp_path / "docs", runner.Options())
+    assert stopped == [True]
+
+
+def test_the_time_for_datasets_counts(
+    make_study: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = Pretended(tmp_path)
+    clock = [0.0]
+    prepare = runner.plan.prepare
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        clock[0] += 90.0
+        return prepare(*args, **kwargs)
+
+    monkeypatch.setattr(runner.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(runner.plan, "prepare", slow)
+    monkeypatch.setattr(runner.plan, "check_configs", lambda study: None)
+    monkeypatch.setattr(runner, "make_executor", lambda *_: executor)
+    options = runner.Options(gpus="none", minutes=1.0)
+    assert runner.run_study(make_study(), tmp_path / "out", tmp_path / "docs", options) == 0
+    assert executor.started == []
+
+
+def test_a_job_that_was_killed_says_so(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("47%|####7     | 94/200")
+    assert runner._reason(-9, log) == "ended by SIGKILL, perhaps out of memory"
+    assert runner._reason(-15, log) == "ended by SIGTERM"
+    assert runner._reason(1, log).startswith("47%")
 
 
 @pytest.fixture
@@ -238,6 +319,15 @@ def test_wrong_flags_are_refused(words: list[str]) -> None:
     process = compare(*words)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 2 and "compare.py: error: " in errors
+
+
+def test_a_file_in_the_way_is_one_line(make_study: Any, tmp_path: Path) -> None:
+    out = tmp_path / "file"
+    out.touch()
+    process = compare("--study", make_study().path, "--out", out, "--gpus", "none")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert errors.splitlines()[-1] == f"compare.py: [Errno 17] File exists: '{out}'"
 
 
 def test_a_study_that_is_not_there_is_one_line(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from robomimic_vae_ext import compat, files, provenance
-from robomimic_vae_ext.errors import CheckpointError, ConfigError
-from robomimic_vae_ext.study import jobs, plan, stages
+from robomimic_vae_ext.errors import CheckpointError, ConfigError, DatasetError
+from robomimic_vae_ext.study import jobs, plan, rollouts, stages
 from robomimic_vae_ext.study.protocol import (
     Arm,
     Evaluation,
@@ -249,6 +249,55 @@ def test_a_job_that_is_run_already_is_left_alone(
         jobs.alone(tmp_path),
     ):
         pass
+
+
+def test_a_stage_that_the_disk_lost_is_run_again(tmp_path: Path) -> None:
+    path = tmp_path / "train.json"
+    for lost in ("", "[1"):
+        path.write_text(lost)
+        assert stages._stage(path, lambda: {"precision": "float32"})["precision"] == "float32"
+    assert stages._stage(path, lambda: {"precision": "never"})["precision"] == "float32"
+
+
+def test_a_result_names_the_commit_and_versions_of_each_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job may be continued after an upgrade, and somebody may commit while it runs."""
+    now = {"commit": "a", "versions": {"torch": "1"}}
+    monkeypatch.setattr(provenance, "commit", lambda: now["commit"])
+    monkeypatch.setattr(provenance, "versions", lambda: now["versions"])
+
+    def commit_meanwhile() -> dict[str, Any]:
+        now["commit"] = "b"
+        return {}
+
+    first = stages._stage(tmp_path / "train.json", commit_meanwhile)
+    assert stages._made([first]) == {"commit": "a", "versions": {"torch": "1"}}
+    now["versions"] = {"torch": "2"}
+    second = stages._stage(tmp_path / "measure.json", dict)
+    found = stages._made([first, second, first])
+    assert found == {"commit": "a and b", "versions": {"torch": "1 and 2"}}
+    assert stages._made([{"seconds": 1.0}])["commit"] == "b"  # of a stage before this note
+    monkeypatch.setattr(provenance, "commit", lambda: None)
+    assert stages._made([{"seconds": 1.0}])["commit"] is None
+
+
+def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu(
+    make_job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="a job that is to train on a GPU, where torch finds non"):
+        stages.run_job(make_job(tmp_path, "bc"), cuda=True)
+
+
+def test_a_damaged_line_of_episodes_names_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "episodes.jsonl"
+    for damage in ("{\n", "3\n", "\x00\n"):
+        path.write_text('{"step": 1}\n' + damage)
+        with pytest.raises(DatasetError, match=r"episodes\.jsonl cannot be read.*Delete the file"):
+            rollouts.read(path)
+    path.write_text('{"step": 1}\n{"st')  # cut off by a kill: no damage
+    assert rollouts.read(path) == [{"step": 1}]
 
 
 def test_a_damaged_job_is_one_sentence(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -176,6 +177,22 @@ def test_the_dataset_names_the_task_where_it_is_there(tmp_path: Path, dataset: P
         assert two_runs.environment(run) == "Lift"
     run.config["train"] = {"data": str(tmp_path / "gone.hdf5")}
     assert two_runs.environment(run) == "name_of_the_file"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"experiment": {"name": "lr_$LR_bs_$BS", "rollout": None}},
+        {"experiment": {"rollout": {"n": None}}, "train": None},
+        {"experiment": None, "train": {"data": ["a.hdf5"]}},
+    ],
+)
+def test_what_a_config_does_not_tell_is_not_known(tmp_path: Path, config: dict[str, Any]) -> None:
+    run = write_run(tmp_path / "a" / "1", {"Train/critic/loss": FALLING})
+    (run / "config.json").write_text(json.dumps(config))
+    text = two_runs.compare_runs(run, run, tmp_path / "out")
+    assert "cannot be told" in text and (tmp_path / "out" / "comparison.png").exists()
+    assert two_runs.read(run, "A").episodes == 50
 
 
 def test_errors_are_one_sentence(tmp_path: Path) -> None:

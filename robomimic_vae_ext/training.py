@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--dataset", help="dataset, instead of the config's")
     flags.add_argument("--debug", action="store_true", help="a few steps of everything")
     if compat.can_resume():
-        flags.add_argument("--resume", action="store_true", help="go on with the latest run")
+        flags.add_argument("--resume", action="store_true", help="go on with the only run there")
     return flags
 
 
@@ -73,15 +73,18 @@ def train(argv: list[str]) -> Path:
             raise ConfigError(
                 "train.data is null", "the path of a dataset", "Set it, or pass --dataset."
             )
+    if getattr(args, "resume", False):
+        _check_resume(Path(config.train.output_dir) / (args.name or config.experiment.name))
     filter_keys = (config.train.hdf5_filter_key, config.train.hdf5_validation_filter_key)
     for path in compat.dataset_paths(config):
-        validate.validate_dataset(
+        dataset = validate.validate_dataset(
             path,
             obs_keys=config.all_obs_keys,
             filter_keys=[key for key in filter_keys if key],
             need_transitions=config.train.hdf5_load_next_obs,
             rollouts=config.experiment.rollout.enabled,
         )
+        _check_crops(config, dataset)
     with (
         _rollouts_in_workers(args, config),
         _output_dir(config, args.debug) as folder,
@@ -98,8 +101,36 @@ def train(argv: list[str]) -> Path:
                 "The traceback stands above; what was saved until then is kept.",
             ) from failures[0]
         found = set(folder.glob(f"{args.name or config.experiment.name}/*"))
-    # --resume makes no new folder; it goes on in the newest.
+    # --resume makes no new folder; it goes on in the one that is there.
     return max(found - before or found, default=folder)
+
+
+def _check_resume(folder: Path) -> None:
+    """Refuse what stock train.py answers with a bare assertion."""
+    runs = sorted(path.name for path in folder.expanduser().glob("*") if path.is_dir())
+    if len(runs) != 1:
+        raise ConfigError(
+            f"--resume: {folder} holds {len(runs)} runs",
+            "exactly one, with which robomimic goes on",
+            "Leave out --resume for a new one, or move all others away.",
+        )
+
+
+def _check_crops(config: Any, dataset: validate.DatasetInfo) -> None:
+    """Refuse pictures that are not larger than their crop, as robomimic's crops have to be."""
+    for modality, keys in config.observation.modalities.obs.items():
+        encoder = config.observation.encoder.get(modality)
+        if encoder is None or "CropRandomizer" not in str(encoder.obs_randomizer_class):
+            continue
+        crop = tuple(encoder.obs_randomizer_kwargs.get(f"crop_{it}") for it in ("height", "width"))
+        for key in keys:
+            size = dataset.obs_shapes[key][:2]
+            if None not in crop and any(c >= s for c, s in zip(crop, size, strict=True)):
+                raise ConfigError(
+                    f"{key} has {size[0]}x{size[1]} pixels and its crop {crop[0]}x{crop[1]}",
+                    "pictures larger than the crop on both sides",
+                    f"Change observation.encoder.{modality}.obs_randomizer_kwargs.",
+                )
 
 
 def read_config(path: str | None, algo: str | None) -> Any:

@@ -43,23 +43,24 @@ def main() -> int:
     from robomimic_vae_ext.rollout.evaluate import evaluate, write_json
     from robomimic_vae_ext.rollout.workers import Patience
 
+    for path in (args.json, args.video):
+        if path is not None:  # what cannot be written is said before the first episode
+            path.parent.mkdir(parents=True, exist_ok=True)
     result = evaluate(
         args.agent, args.n, args.seed, args.horizon, args.video, args.video_episodes,
         args.workers, args.device, args.policy and args.policy == "one",
         Patience(args.start_timeout, args.step_timeout), settings.parse(args.set),
     )  # fmt: skip
-    if args.json is not None:
-        write_json(result, args.json)
-        print(f"every episode: {args.json}")
-    if args.video is not None:
-        print(f"video: {args.video}")
-    print(result.sentence())
+    try:
+        if args.json is not None:
+            write_json(result, args.json)
+            print(f"every episode: {args.json}")
+        if args.video is not None:
+            print(f"video: {args.video}")
+    finally:
+        print(result.sentence())
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except errors.VaeExtError as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(errors.exit_code("evaluate.py", main))

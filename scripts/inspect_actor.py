@@ -23,8 +23,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except errors.VaeExtError as error:
-        print(f"inspect_actor.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(errors.exit_code("inspect_actor.py", main))

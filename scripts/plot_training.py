@@ -27,8 +27,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except errors.VaeExtError as error:
-        print(f"plot_training.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(errors.exit_code("plot_training.py", main))

@@ -18,8 +18,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except errors.VaeExtError as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(errors.exit_code("train.py", main))

@@ -88,6 +88,30 @@ def test_a_failure_inside_training_exits_non_zero(dataset: Path, tmp_path: Path)
     assert "NoSuchCore" in result.stderr
 
 
+def test_pictures_that_do_not_fit_their_crop_are_one_sentence(
+    dataset: Path, tmp_path: Path
+) -> None:
+    crop = {
+        "obs_randomizer_class": "CropRandomizer",
+        "obs_randomizer_kwargs": {
+            "crop_height": 999, "crop_width": 999, "num_crops": 1, "pos_enc": False,
+        },
+    }  # fmt: skip
+    changes = {"observation": {"encoder": {"rgb": crop}}}
+    config = write_config(tmp_path / "c.json", dataset, tmp_path / "out", changes)
+    with pytest.raises(ConfigError, match="pixels and its crop 999x999; expected pictures larger"):
+        training.train(["--config", str(config)])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("runs", [0, 2])
+def test_resuming_needs_one_run(tmp_path: Path, runs: int) -> None:
+    for name in range(runs):
+        (tmp_path / "experiment" / str(name)).mkdir(parents=True)
+    with pytest.raises(ConfigError, match=f"holds {runs} runs; expected exactly one"):
+        training._check_resume(tmp_path / "experiment")
+
+
 def test_too_large_a_dataset_is_refused_before_it_is_read(dataset: Path, tmp_path: Path) -> None:
     script = REPOSITORY / "scripts" / "train.py"
     small = {"algo": {"replay": {"max_gib": 1e-6}}}

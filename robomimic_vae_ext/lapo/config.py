@@ -19,6 +19,7 @@ ROLLOUT_LATENTS = ("actor", "zero")
 BF16 = ("auto", "on", "off")
 CRITIC_LOSSES = ("mse", "hl_gauss")
 STORAGES = ("memory", "disk", "auto")
+RUN_LENGTHS = ("num_train_batches", "num_epochs")
 
 
 class LAPOConfig(base_config.BaseConfig):
@@ -171,9 +172,25 @@ class LAPOConfig(base_config.BaseConfig):
         Raises:
             ConfigError: a key that does not exist.
         """
+        args, kwargs = tuple(map(_without_run_lengths, args)), dict(_without_run_lengths(kwargs))
         for source in (*args, kwargs):
             _refuse_unknown_keys(self, source, prefix="")
         super().update(*args, **kwargs)
+
+
+def _without_run_lengths(source: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Drop what robomimic 0.5.0 writes into the config of a run, and sets again in every run."""
+    algo = source.get("algo")
+    optimizers = algo.get("optim_params") if isinstance(algo, Mapping) else None
+    if not isinstance(algo, Mapping) or not isinstance(optimizers, Mapping):
+        return source
+    kept = {
+        name: {key: it for key, it in params.items() if key not in RUN_LENGTHS}
+        if isinstance(params, Mapping)
+        else params
+        for name, params in optimizers.items()
+    }
+    return {**source, "algo": {**algo, "optim_params": kept}}
 
 
 def _fill_in(section: Any, defaults: Mapping[str, Any]) -> None:
@@ -262,6 +279,7 @@ CHOICES = {
     "algo.speed.fused_optimizers": (True, False),
     "algo.speed.channels_last": (True, False),
     "algo.speed.bf16_encoder": BF16,
+    "algo.replay.enabled": (True, False),
     "algo.replay.storage": STORAGES,
     "train.goal_mode": (None, "last"),
 }
@@ -290,6 +308,18 @@ def _check_optimizers(config: Any) -> None:
         _require(
             _is_number(rate) and rate >= 0, f"{key}.learning_rate.initial", rate, "a number from 0"
         )
+        _require(
+            params.optimizer_type in ("adam", "adamw"), f"{key}.optimizer_type",
+            params.optimizer_type, "'adam' or 'adamw', which robomimic has",
+        )  # fmt: skip
+        schedule, factor = params.learning_rate.epoch_schedule, params.learning_rate.decay_factor
+        ok = isinstance(schedule, list | tuple) and all(_is_whole(x) and x > 0 for x in schedule)
+        _require(ok, f"{key}.learning_rate.epoch_schedule", schedule, "a list of epochs")
+        ok = _is_number(factor) and factor >= 0
+        _require(ok, f"{key}.learning_rate.decay_factor", factor, "a number from 0")
+        decay = params.regularization.L2
+        ok = _is_number(decay) and decay >= 0
+        _require(ok, f"{key}.regularization.L2", decay, "a number from 0")
         ok = limit is None or (_is_number(limit) and limit > 0)
         _require(ok, f"{key}.max_gradient_norm", limit, "null or a positive number")
 
@@ -298,10 +328,15 @@ def _check_encoder(encoder: Any) -> None:
     ratio = encoder.vae_grad_norm
     ok = ratio is None or (_is_number(ratio) and 0 < ratio < INFINITY)
     _require(ok, "algo.encoder.vae_grad_norm", ratio, "null or a positive number")
-    off = {"vae_grad_norm": None, "vae_grad_surgery": False, "policy_branch": False}
-    for name, owner in zip(off, ("joint", "joint", "critic"), strict=True):
-        ok = encoder[name] == off[name] or encoder.owner == owner
-        expected = f"{off[name]!r} while algo.encoder.owner is {encoder.owner!r}, not {owner!r}"
+    joint, critic, trained = ("joint",), ("critic",), ("critic", "vae", "joint")
+    for name, off, owners in (
+        ("vae_grad_norm", None, joint), ("vae_grad_surgery", False, joint),
+        ("vae_grad_scale", 1.0, joint), ("policy_branch", False, critic),
+        ("learning_rate_scale", 1.0, trained),
+    ):  # fmt: skip
+        ok = encoder[name] == off or encoder.owner in owners
+        meant = " or ".join(map(repr, owners))
+        expected = f"{off!r} while algo.encoder.owner is {encoder.owner!r}, not {meant}"
         _require(ok, f"algo.encoder.{name}", encoder[name], expected)
     ok = ratio is None or encoder.vae_grad_scale == 1.0
     expected = "null beside another algo.encoder.vae_grad_scale than 1, which it replaces"
@@ -321,6 +356,23 @@ def _check_critic(critic: Any) -> None:
         padding = 2 * losses.PADDING * critic.bin_sigma
         expected = f"more than {padding:g}, the padding at algo.critic.bin_sigma {critic.bin_sigma}"
         _require(critic.bins > padding, "algo.critic.bins", critic.bins, expected)
+
+
+def _check_observations(config: Any) -> None:
+    keys = [key for keys in config.observation.modalities.obs.values() for key in keys]
+    expected = "at least one observation key, such as robot0_eef_pos in low_dim"
+    _require(bool(keys), "observation.modalities.obs", keys, expected)
+    goals = [key for keys in config.observation.modalities.goal.values() for key in keys]
+    expected = f"'last' with observation.modalities.goal {goals}"
+    _require(not goals or config.train.goal_mode, "train.goal_mode", None, expected)
+    if config.train.hdf5_normalize_obs:
+        from robomimic_vae_ext import compat
+
+        expected = "false on this robomimic, whose normalisation fails in the first batch"
+        _require(compat.can_resume(), "train.hdf5_normalize_obs", True, expected)
+    limit = config.train.get("max_grad_norm")  # of robomimic 0.5.0, where only BC reads it
+    expected = "null: lapo clips by algo.optim_params.*.max_gradient_norm"
+    _require(limit is None, "train.max_grad_norm", limit, expected)
 
 
 def check_values(config: Any) -> None:
@@ -351,8 +403,10 @@ def check_values(config: Any) -> None:
     _check_encoder(algo.encoder)
     _check_critic(algo.critic)
     needs = ("actions", "rewards", "dones")
-    missing = [key for key in needs if key not in train.dataset_keys]
-    _require(not missing, "train.dataset_keys", list(train.dataset_keys), f"all of {needs}")
+    given = train.dataset_keys
+    ok = isinstance(given, list | tuple) and all(key in given for key in needs)
+    _require(ok, "train.dataset_keys", given, f"all of {needs}")
+    _check_observations(config)
     _require(train.hdf5_load_next_obs, "train.hdf5_load_next_obs", False, "true")
     # Without padding the last states of a demo would bootstrap others, untrained themselves.
     _require(train.pad_seq_length, "train.pad_seq_length", False, "true")

@@ -114,8 +114,9 @@ class MLPCore(obs_core.EncoderCore):
 class SlicedCropRandomizer(obs_core.CropRandomizer):
     """robomimic's CropRandomizer with one crop per image, by slicing instead of gathering.
 
-    The same distribution of crops while training and the same centre crop in rollouts, at about an
-    eighth of the time on a CPU (robomimic builds an index tensor as large as the crops).
+    The same centre crop in rollouts, and random crops while training at about an eighth of the
+    time on a CPU (robomimic builds an index tensor as large as the crops). Here every offset is as
+    likely as any other; robomimic's, which a GPU takes, never draws the last one of each side.
     """
 
     def _forward_in(self, inputs: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import robomimic.config.base_config as base_config
 import robomimic.utils.file_utils as file_utils
 import robomimic.utils.torch_utils as torch_utils
 import robomimic.utils.train_utils as train_utils
 import torch
 
 from robomimic_vae_ext.data import envs
-from robomimic_vae_ext.errors import CheckpointError
+from robomimic_vae_ext.errors import CheckpointError, ConfigError, SimulationError, VaeExtError
 from robomimic_vae_ext.rollout import batching
 
 VIDEO_SIZE = 256  # height and width of a video frame [pixel]
@@ -62,7 +62,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a robomimic checkpoint.
 
     Raises:
-        CheckpointError: missing file, damaged file, or not written by robomimic.
+        CheckpointError: missing file, damaged file, not written by robomimic, or of an algorithm
+            that nobody has registered.
     """
     if path.is_dir():
         raise CheckpointError(
@@ -76,7 +77,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         )
     try:
         checkpoint = file_utils.load_dict_from_checkpoint(ckpt_path=str(path))
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged or foreign file can make the unpickler raise anything
         # Not torch's own words: they advise to load the file without `weights_only`.
         raise CheckpointError(
             f"{path} is not a readable checkpoint ({type(error).__name__})",
@@ -92,6 +93,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "a checkpoint written by robomimic's training script",
             "Pass one of the files in the `models` folder of a run.",
         )
+    known = sorted(base_config.REGISTERED_CONFIGS)
+    if checkpoint["algo_name"] not in known:
+        raise CheckpointError(
+            f"{path} is of the algorithm '{checkpoint['algo_name']}'",
+            f"one of {known}",
+            "Import the package that registers it first.",
+        )
+    try:
+        json.loads(checkpoint["config"])
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the config in {path} is not JSON ({error})",
+            "the config of the run",
+            "Take another checkpoint of the run.",
+        ) from error
     return checkpoint
 
 
@@ -109,7 +125,9 @@ class Runner:
 
     Raises:
         CheckpointError: the policy needs goals, or another simulator than robosuite.
-        SimulationError: pictures are needed and cannot be rendered.
+        SimulationError: pictures are needed and cannot be rendered, or the environment cannot be
+            made.
+        ConfigError: the horizon is no number of steps.
     """
 
     def __init__(
@@ -130,6 +148,13 @@ class Runner:
             )
         config, _ = file_utils.config_from_checkpoint(ckpt_dict=checkpoint)
         self.horizon = horizon or config.experiment.rollout.horizon
+        if not isinstance(self.horizon, int) or self.horizon < 1:
+            raise ConfigError(
+                f"experiment.rollout.horizon is {self.horizon!r} in the checkpoint's config",
+                "a number of steps from 1",
+                "Pass --horizon.",
+            )
+        self._shapes = checkpoint["shape_metadata"].get("all_shapes", {})
         if film or checkpoint["shape_metadata"]["use_images"]:
             envs.require_rendering()
         with contextlib.redirect_stdout(io.StringIO()), envs.quiet_robosuite():
@@ -137,9 +162,7 @@ class Runner:
             self.policy = make_policy(config) if make_policy else load_policy(checkpoint, device)
             self.env = env
             if env is None:
-                self.env, _ = file_utils.env_from_checkpoint(
-                    ckpt_dict=checkpoint, render_offscreen=film
-                )
+                self.env = _make_env(checkpoint, film)
         if config.use_goals:
             raise CheckpointError(
                 "the policy is goal-conditioned",
@@ -166,6 +189,7 @@ class Runner:
         self._reseed(seed)
         self.policy.start_episode()
         obs = self.env.reset()
+        self._check_observations(obs)
         total, success, step = 0.0, False, 0
         while step < self.horizon and not success:
             action = self.policy(ob=obs)
@@ -211,10 +235,41 @@ class Runner:
             )
         return results | {"time": time.time() - begin}
 
+    def _check_observations(self, obs: dict[str, np.ndarray]) -> None:
+        """Refuse an environment that does not show what the policy was trained on."""
+        for key, shape in self._shapes.items():
+            there = obs[key].shape if key in obs else None  # frames may be stacked before it
+            if there is None or tuple(there[len(there) - len(shape) :]) != tuple(shape):
+                raise CheckpointError(
+                    f"the environment shows {f'{key} of shape {there}' if there else f'no {key}'}",
+                    f"{key} of shape {tuple(shape)}, on which the policy was trained",
+                    "Evaluate with the environment, cameras and robosuite of the dataset.",
+                )
+
     def _reseed(self, seed: int) -> None:
         np.random.seed(seed)
         torch.manual_seed(seed)
         envs.reseed(base_env(self.env), seed)
+
+
+def _make_env(checkpoint: dict[str, Any], film: bool) -> Any:
+    """The checkpoint's environment.
+
+    Raises:
+        SimulationError: the installed robosuite cannot make it.
+    """
+    try:
+        return file_utils.env_from_checkpoint(ckpt_dict=checkpoint, render_offscreen=film)[0]
+    except VaeExtError:
+        raise
+    except Exception as error:  # robosuite raises bare ones, such as for a name it does not know
+        name = checkpoint["env_metadata"].get("env_name")
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise SimulationError(
+            f"the environment '{name}' of the checkpoint cannot be made ({reason})",
+            "one that the installed robosuite can make",
+            "Install the robosuite of the dataset, or import what registers that environment.",
+        ) from error
 
 
 def load_policy(checkpoint: dict[str, Any], device: str | None) -> Any:

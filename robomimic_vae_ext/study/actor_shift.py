@@ -94,7 +94,8 @@ def of_checkpoints(checkpoints: list[Path], dataset: Path) -> list[ActorShift]:
         As many as checkpoints.
 
     Raises:
-        CheckpointError: one cannot be read, is not of LAPO, stacks frames, or has other actions.
+        CheckpointError: one cannot be read, is not of LAPO, stacks frames, normalises observations,
+            has goals, or has other observations or actions than the dataset.
         DatasetError: unreadable, nothing is held out, or it lacks observations.
     """
     found, held_out = [], None
@@ -113,9 +114,23 @@ def of_checkpoints(checkpoints: list[Path], dataset: Path) -> list[ActorShift]:
                 "train.frame_stack = 1: held-out states are looked at one by one",
                 "Leave it out.",
             )
+        if checkpoint.get("obs_normalization_stats") or algo.goal_shapes:
+            raise CheckpointError(
+                f"{path} {'has goals' if algo.goal_shapes else 'normalises its observations'}",
+                "a policy that sees observations as they are stored, and nothing else",
+                "Leave it out.",
+            )
         keys = list(algo.obs_shapes)
         if held_out is None or list(held_out.obs) != keys:
             held_out = measure.load_held_out(dataset, keys)
+        for key, frames in held_out.obs.items():
+            shape = tuple(measure.process(frames[:1], key, algo).shape[1:])
+            if shape != tuple(algo.obs_shapes[key]):
+                raise CheckpointError(
+                    f"{path} sees {key} of shape {tuple(algo.obs_shapes[key])}",
+                    f"{shape}, as {dataset} has",
+                    "Give the dataset that it was trained on.",
+                )
         if held_out.actions.shape[1] != algo.ac_dim:
             raise CheckpointError(
                 f"{path} has actions of size {algo.ac_dim}",

@@ -107,6 +107,13 @@ def load_held_out(path: Path, keys: list[str], mask: str = "valid") -> HeldOut:
                 "held-out demonstrations to measure values on",
                 "Add the mask, for instance with robomimic's split_train_val.py.",
             )
+        absent = [name for name in names if f"data/{name}" not in file]
+        if absent:
+            raise DatasetError(
+                f"mask/{mask} of {path} names {absent[0]}, which is not there",
+                "names of demonstrations in data/",
+                "Make the mask anew, for instance with robomimic's split_train_val.py.",
+            )
         demos = [file[f"data/{name}"] for name in names]
         missing = [key for key in keys if f"obs/{key}" not in demos[0]]
         if missing:

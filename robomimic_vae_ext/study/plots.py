@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ matplotlib.use("Agg")  # no display on a cluster
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
-from robomimic_vae_ext.study.metrics import Series, success_rate
+from robomimic_vae_ext.study.metrics import Series, critic_loss, success_rate
 
 # Okabe-Ito colours: told apart by colour-blind readers; line styles tell them apart in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -38,8 +38,10 @@ def training_curves(runs: Mapping[str, Mapping[str, Series]], path: Path) -> Non
     for axis, (tag, title, scale) in zip(axes, PANELS, strict=False):
         drawn = False
         for (label, series), colour in zip(runs.items(), _cycle(len(runs)), strict=True):
-            drawn |= _curve(axis, series.get(f"Train/{tag}"), colour, "-", f"{label}, training")
-            drawn |= _curve(axis, series.get(f"Valid/{tag}"), colour, "--", f"{label}, held out")
+            own = critic_loss(dict(series)) if tag == "critic/loss" else None  # BCQ: another name
+            train, held_out = (series.get(f"{part}/{own or tag}") for part in ("Train", "Valid"))
+            drawn |= _curve(axis, train, colour, "-", f"{label}, training")
+            drawn |= _curve(axis, held_out, colour, "--", f"{label}, held out")
         axis.set(title=title, xlabel="epoch", yscale=scale if drawn else "linear")
         _finish(axis, drawn)
     axis = axes[-1]
@@ -49,8 +51,12 @@ def training_curves(runs: Mapping[str, Mapping[str, Series]], path: Path) -> Non
     axis.set(title="success rate in training rollouts", xlabel="epoch", ylim=(-0.03, 1.03))
     axis.set_xlim(axes[0].get_xlim())  # rollouts are rarer than epochs
     _finish(axis, drawn)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    shown = _of_all(axes[:-1])
+    for label, handle in _of_all(axes[-1:]).items():  # of an algorithm that has nothing else here
+        if f"{label}, training" not in shown:
+            shown[label] = handle
+    labels = [_plain(label) for label in shown]
+    figure.legend(shown.values(), labels, loc="outside lower center", ncols=4, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -86,12 +92,22 @@ def two_runs(
             axis.set(ylim=(-0.03, 1.03), xlim=axes[0].get_xlim())  # rollouts are rarer than epochs
         _finish(axis, any(drawn))
     handles, labels = axes[0].get_legend_handles_labels()
-    # No formulas: a run may be named after a shell variable.
-    labels = [f"{label} ({losses[label]})".replace("$", r"\$") for label in labels]
+    labels = [_plain(f"{label} ({losses[label]})") for label in labels]
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _of_all(axes: Sequence[Any]) -> dict[str, Any]:
+    """Label to handle of the legend, over several panels."""
+    pairs = [zip(*axis.get_legend_handles_labels(), strict=True) for axis in axes]
+    return {label: handle for pair in reversed(pairs) for handle, label in pair}
+
+
+def _plain(label: str) -> str:
+    """A label that is no formula: a run may be named after a shell variable."""
+    return label.replace("$", r"\$")
 
 
 def _cycle(count: int) -> list[str]:

@@ -90,6 +90,33 @@ def test_fixed_and_unfixed_differ_in_the_owner_alone(kind: str) -> None:
         assert other == expected
 
 
+NOTHING: dict[str, list[str]] = {"low_dim": [], "rgb": [], "depth": [], "scan": []}
+
+
+def test_the_config_that_robomimic_leaves_in_a_run_can_be_trained_again() -> None:
+    """0.5.0 writes lengths of the run into it, which no config has before."""
+    lengths = {"num_train_batches": 100, "num_epochs": 20}
+    optimizers = {name: lengths | {"max_gradient_norm": 7.0} for name in ("critic", "actor")}
+    config = update({"algo": {"optim_params": optimizers}})
+    assert config.algo.optim_params.critic.max_gradient_norm == 7.0
+    assert "num_epochs" not in config.algo.optim_params.critic
+
+
+@pytest.mark.parametrize(("version", "ok"), [("0.3.0", False), ("0.5.0", True)])
+def test_normalisation_that_cannot_work_is_refused(
+    monkeypatch: pytest.MonkeyPatch, version: str, ok: bool
+) -> None:
+    from robomimic_vae_ext import compat
+
+    monkeypatch.setattr(compat, "robomimic_version", lambda: compat.Version(version))
+    values = {"train": {"hdf5_normalize_obs": True}}
+    if ok:
+        assert update(values).train.hdf5_normalize_obs
+    else:
+        with pytest.raises(ConfigError, match=r"train\.hdf5_normalize_obs is True"):
+            update(values)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -132,6 +159,25 @@ def test_fixed_and_unfixed_differ_in_the_owner_alone(kind: str) -> None:
         ({"algo": {"encoder": {"owner": "joint", "vae_grad_surgery": 2}}}, "vae_grad_surgery is 2"),
         ({"algo": {"encoder": {"owner": "vae", "vae_grad_surgery": True}}}, "'vae', not 'joint'"),
         ({"algo": {"encoder": {"policy_branch": None}}}, "policy_branch is None"),
+        (
+            {"algo": {"encoder": {"owner": "critic", "vae_grad_scale": 0.3}}},
+            "vae_grad_scale is 0.3",
+        ),
+        ({"algo": {"encoder": {"owner": "frozen", "learning_rate_scale": 2}}}, "rate_scale is 2"),
+        ({"algo": {"replay": {"enabled": "no"}}}, "algo.replay.enabled is 'no'"),
+        ({"algo": {"optim_params": {"actor": {"optimizer_type": "sgd"}}}}, "_type is 'sgd'"),
+        (
+            {"algo": {"optim_params": {"actor": {"learning_rate": {"epoch_schedule": 5}}}}},
+            "algo.optim_params.actor.learning_rate.epoch_schedule is 5",
+        ),
+        (
+            {"algo": {"optim_params": {"critic": {"learning_rate": {"decay_factor": "a"}}}}},
+            "decay_factor is 'a'",
+        ),
+        ({"algo": {"optim_params": {"critic": {"regularization": {"L2": -1}}}}}, "L2 is -1"),
+        ({"train": {"dataset_keys": None}}, "train.dataset_keys is None"),
+        ({"observation": {"modalities": {"obs": NOTHING}}}, "at least one observation key"),
+        ({"observation": {"modalities": {"goal": {"low_dim": ["a"]}}}}, "train.goal_mode is None"),
         (
             {"algo": {"encoder": {"owner": "joint", "policy_branch": True}}},
             "'joint', not 'critic'",

@@ -6,13 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from robomimic_vae_ext.errors import CheckpointError, ConfigError
+from robomimic_vae_ext.errors import CheckpointError, ConfigError, SimulationError
 from robomimic_vae_ext.rollout import episodes, settings
 from robomimic_vae_ext.rollout.evaluate import Evaluation, evaluate, wilson_interval
 from tests.conftest import REPOSITORY
@@ -43,7 +44,10 @@ def test_the_sentence_says_what_was_measured() -> None:
     assert changed.summary()["settings"] == {"algo.actor.rollout_latent": "zero"}
 
 
-@pytest.mark.parametrize("kind", ["missing", "folder", "garbage", "truncated", "foreign", "number"])
+@pytest.mark.parametrize(
+    "kind",
+    ["missing", "folder", "garbage", "text", "truncated", "foreign", "number", "other", "config"],
+)
 def test_bad_checkpoints_are_one_sentence(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "model.pth"
     if kind == "folder":
@@ -55,6 +59,12 @@ def test_bad_checkpoints_are_one_sentence(tmp_path: Path, kind: str) -> None:
     if kind == "truncated":
         torch.save({"model": torch.zeros(1000)}, path)
         path.write_bytes(path.read_bytes()[:500])
+    if kind == "text":
+        path.write_text("hello world\n")
+    if kind in ("other", "config"):
+        names = ("model", "config", "env_metadata", "shape_metadata")
+        algo = "gpt" if kind == "other" else "bc"
+        torch.save(dict.fromkeys(names, "{") | {"algo_name": algo}, path)
     if kind == "foreign":
         torch.save({"state_dict": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError) as caught:
@@ -136,6 +146,30 @@ def test_settings_that_change_a_network_are_one_sentence(
 ) -> None:
     with pytest.raises(CheckpointError, match="does not fit the networks"):
         load_with(checkpoint(algo), key, value)
+
+
+@pytest.mark.simulator
+@pytest.mark.parametrize("kind", ["unknown environment", "other shape", "no such key", "horizon"])
+def test_environments_that_do_not_fit_are_one_sentence(
+    checkpoint: Callable[[str], Path], kind: str
+) -> None:
+    values = deepcopy(episodes.load_checkpoint(checkpoint("bc")))
+    if kind == "unknown environment":
+        values["env_metadata"]["env_name"] = "FooBar"
+        with pytest.raises(SimulationError, match="'FooBar' of the checkpoint cannot be made"):
+            episodes.Runner(values, device="cpu")
+        return
+    if kind == "horizon":
+        values = settings.apply(values, {"experiment.rollout.horizon": 0})
+        with pytest.raises(ConfigError, match=r"rollout\.horizon is 0"):
+            episodes.Runner(values, device="cpu")
+        return
+    runner = episodes.Runner(values, device="cpu", horizon=1)
+    assert runner.play(0, 0).length == 1
+    key = "robot0_eef_pos"
+    runner._shapes = {key: [9]} if kind == "other shape" else {"nokey": [3]}
+    with pytest.raises(CheckpointError, match=r"of shape \(3,\); expected|shows no nokey"):
+        runner.play(0, 0)
 
 
 @pytest.mark.simulator

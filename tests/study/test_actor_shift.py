@@ -126,9 +126,44 @@ def test_a_dataset_that_does_not_fit_is_one_sentence(
         actor_shift.of_checkpoints([trained_checkpoint], other)
     with h5py.File(other, "r+") as file:
         for demo in file["data"].values():
+            pictures = demo[f"obs/{CAMERAS[0]}"][:, :-2]
+            del demo[f"obs/{CAMERAS[0]}"]
+            demo[f"obs/{CAMERAS[0]}"] = pictures
+    with pytest.raises(CheckpointError, match=f"sees {CAMERAS[0]} of shape"):
+        actor_shift.of_checkpoints([trained_checkpoint], other)
+    with h5py.File(other, "r+") as file:
+        for demo in file["data"].values():
             del demo[f"obs/{CAMERAS[0]}"]
     with pytest.raises(DatasetError, match=f"has no observations .'{CAMERAS[0]}'"):
         actor_shift.of_checkpoints([trained_checkpoint], other)
+
+
+def test_a_mask_of_demonstrations_that_are_gone_is_one_sentence(
+    trained_checkpoint: Path, dataset: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.hdf5"
+    shutil.copy(dataset, other)
+    with h5py.File(other, "r+") as file:
+        del file["mask/valid"]
+        file["mask/valid"] = np.array([b"demo_99"])
+    with pytest.raises(DatasetError, match=r"mask/valid of .* names demo_99, which is not there"):
+        actor_shift.of_checkpoints([trained_checkpoint], other)
+
+
+def test_a_policy_that_sees_more_than_is_stored_is_one_sentence(
+    trained_checkpoint: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = episodes.load_checkpoint(trained_checkpoint)
+    normalised = checkpoint | {"obs_normalization_stats": {"object": {"mean": 1.0}}}
+    algo = measure.load_policy(checkpoint)
+    monkeypatch.setattr(measure, "load_policy", lambda checkpoint: algo)
+    monkeypatch.setattr(episodes, "load_checkpoint", lambda path: normalised)
+    with pytest.raises(CheckpointError, match="normalises its observations"):
+        actor_shift.of_checkpoints([trained_checkpoint], dataset)
+    monkeypatch.setattr(episodes, "load_checkpoint", lambda path: checkpoint)
+    monkeypatch.setattr(algo, "goal_shapes", {"object": [3]})
+    with pytest.raises(CheckpointError, match="has goals"):
+        actor_shift.of_checkpoints([trained_checkpoint], dataset)
 
 
 def run_script(*checkpoints: Path, dataset: Path, flags: tuple[Any, ...] = ()) -> Any:

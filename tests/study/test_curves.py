@@ -52,6 +52,23 @@ def test_a_figure_of_two_runs(tmp_path: Path) -> None:
     assert picture.shape[0] > 500 and picture[..., :3].std() > 0.05
 
 
+def test_every_run_is_in_the_legend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one of an algorithm that logs its critic by another name, or has none."""
+    legends: list[list[str]] = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.legend",
+        lambda self, handles, labels, **_: legends.append(list(labels)),
+    )
+    ours = metrics.read_run(write_run(tmp_path / "lapo" / "1"))
+    success = {tag: it for tag, it in ours.items() if tag.startswith("Rollout")}
+    bcq = success | {"Train/critic/critic1_loss": ours["Train/critic/loss"]}
+    runs = {"lapo_$LR": ours, "bcq": bcq, "bc": success}
+    plots.training_curves(runs, tmp_path / "curves.png")
+    plots.training_curves({"bc": success}, tmp_path / "curves.png")
+    plain = "lapo_\\$LR"
+    assert legends == [[f"{plain}, training", f"{plain}, held out", "bcq, training", "bc"], ["bc"]]
+
+
 def test_the_script_names_runs_after_their_experiment(tmp_path: Path) -> None:
     runs = [str(write_run(tmp_path / name / "1")) for name in ("old", "new")]
     script = str(REPOSITORY / "scripts" / "plot_training.py")

@@ -21,7 +21,8 @@ import numpy as np
 from tqdm import tqdm
 
 from robomimic_vae_ext.data import envs
-from robomimic_vae_ext.data.convert import convert_env_args, new_file
+from robomimic_vae_ext.data.copying import copy_attributes, copy_rest, new_file
+from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE, convert_env_args
 from robomimic_vae_ext.data.reading import demo_names, open_dataset, read_env_args
 from robomimic_vae_ext.data.schema import write_dataset, write_episode
 from robomimic_vae_ext.errors import DatasetError

@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from robomimic_vae_ext.data.convert import complete_dataset, convert_env_args
+from robomimic_vae_ext.data.convert import complete_dataset
+from robomimic_vae_ext.data.env_args import convert_env_args
 from robomimic_vae_ext.data.validate import validate_dataset
 from robomimic_vae_ext.errors import DatasetError
 

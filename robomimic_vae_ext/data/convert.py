@@ -185,8 +185,9 @@ class _Demo:
     def _observations(self, part: str, lengths: tuple[int, ...]) -> dict[str, h5py.Dataset]:
         """Return the arrays of `obs` or `next_obs`, each of one of these lengths."""
         group = find_group(self.source, part, self.where)
-        found = {key: find_array(group, key, f"{self.where}/{part}") for key in group or ()}
-        for key, values in found.items():
+        found = {}
+        for key in group or ():
+            values = found[key] = find_array(group, key, f"{self.where}/{part}")
             if not values.shape or len(values) not in lengths:
                 raise DatasetError(
                     f"{self.where}/{part}/{key} is {values.shape}",

@@ -92,8 +92,8 @@ def read_env_args(file: h5py.File, path: Path) -> dict[str, Any]:
     return dict(env_args)
 
 
-def find_array(group: h5py.Group, key: str, where: str) -> h5py.Dataset | None:
-    """Return an array of numbers, or None if there is nothing of that name.
+def find_array(group: h5py.Group, key: str, where: str) -> Any:
+    """Return an array of numbers (h5py.Dataset), or None if there is nothing of that name.
 
     Args:
         group: to look in.
@@ -116,7 +116,7 @@ def find_array(group: h5py.Group, key: str, where: str) -> h5py.Dataset | None:
     )
 
 
-def find_group(group: h5py.Group, key: str, where: str) -> h5py.Group | None:
+def find_group(group: h5py.Group, key: str, where: str) -> Any:
     """Return a group, or None if there is nothing of that name; else as `find_array`."""
     if group.get(key, getlink=True) is None:
         return None

@@ -325,4 +325,4 @@ def test_script_exit_codes(tiny_dataset: Path) -> None:
         [*command, "--obs-keys", "object"], capture_output=True, text=True, check=False
     )
     assert bad.returncode == 2
-    assert bad.stderr.startswith("error: ") and bad.stderr.count("\n") == 1
+    assert bad.stderr.startswith("validate_dataset.py: ") and bad.stderr.count("\n") == 1

@@ -47,6 +47,8 @@ class ReplayReport:
         clipped: number of action values that were outside [-1, 1].
         largest: largest absolute action value before clipping.
         shifts: for each demonstration, k if action t + k leads from state t to state t + 1.
+        dropped: number of actions that have no transition: after the first success, or without a
+            state to lead to.
         left_out: names of what the source has and the new file has not.
     """
 
@@ -57,6 +59,7 @@ class ReplayReport:
     clipped: int
     largest: float
     shifts: tuple[int, ...]
+    dropped: int
     left_out: tuple[str, ...]
 
     def describe(self) -> str:
@@ -67,7 +70,8 @@ class ReplayReport:
             f"{self.successes} reach success; {self.clipped} action values clipped to [-1, 1] "
             f"(largest {self.largest:.3g}); actions "
             + (f"shifted by one step in {shifted} demonstrations" if shifted else "aligned")
-            + f"; left out: {list_names(self.left_out) or 'nothing'}"
+            + f"; left out: {self.dropped} actions after a success or the last state, and "
+            + (list_names(self.left_out) or "nothing else")
         )
 
 
@@ -114,7 +118,7 @@ def replay_dataset(
         copy_attributes(old["data"], data)
         copy_rest(old["data"], data, f"{source}: data", names)
         left_out: set[str] = set()
-        largest, clipped, shifts = 0.0, 0, []
+        largest, clipped, dropped, shifts = 0.0, 0, 0, []
         for name in tqdm(names, unit="episode"):
             where = f"{source}: data/{name}"
             recording = read_recording(env, old["data"][name], where)
@@ -123,13 +127,14 @@ def replay_dataset(
                 old["data"][name], data.create_group(name), where, recording, episode, compress
             )
             shifts.append(recording.shift)
+            dropped += len(recording.actions) - len(episode["actions"])
             clipped += int((np.abs(recording.actions) > 1).sum())
             largest = max(largest, float(np.abs(recording.actions).max()))
         data.attrs["env_args"] = json.dumps(env_args, indent=4)
         notes = {"replayed_from": source.name, "clipped_action_values": clipped}
         transitions, successes = _summarize(new, names, notes)
     return ReplayReport(
-        target, len(names), transitions, successes, clipped, largest, tuple(shifts),
+        target, len(names), transitions, successes, clipped, largest, tuple(shifts), dropped,
         tuple(sorted(left_out)),
     )  # fmt: skip
 

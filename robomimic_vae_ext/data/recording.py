@@ -95,7 +95,7 @@ def read_recording(env: Any, demo: h5py.Group, where: str) -> Recording:
     if shift:
         LOGGER.warning("%s: action t%+d leads from state t to t+1; shifted back", where, shift)
     if shift > 0:
-        return Recording(states[:-shift], actions[shift:], shift=shift)
+        return Recording(states[: len(actions) - shift + 1], actions[shift:], shift=shift)
     if shift < 0:
         return Recording(states[-shift:], actions[:shift], shift=shift)
     return Recording(states, actions)

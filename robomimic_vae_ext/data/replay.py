@@ -47,8 +47,7 @@ class ReplayReport:
         clipped: number of action values that were outside [-1, 1].
         largest: largest absolute action value before clipping.
         shifts: for each demonstration, k if action t + k leads from state t to state t + 1.
-        dropped: number of actions that have no transition: after the first success, or without a
-            state to lead to.
+        dropped: number of actions that are left out, after the first success.
         left_out: names of what the source has and the new file has not.
     """
 
@@ -70,7 +69,7 @@ class ReplayReport:
             f"{self.successes} reach success; {self.clipped} action values clipped to [-1, 1] "
             f"(largest {self.largest:.3g}); actions "
             + (f"shifted by one step in {shifted} demonstrations" if shifted else "aligned")
-            + f"; left out: {self.dropped} actions after a success or the last state, and "
+            + f"; left out: {self.dropped} actions after a success, and "
             + (list_names(self.left_out) or "nothing else")
         )
 
@@ -86,8 +85,8 @@ def replay_dataset(
     """Replay a file of states and actions into a robomimic dataset.
 
     Rewards, dones, masks and attributes are kept where the file has them. Otherwise a
-    demonstration ends at its first success, with reward 1 and done 1, and the last recorded action,
-    which leads to a state that was not recorded, has no transition.
+    demonstration ends at its first success, with reward 1 and done 1. As in robomimic's own
+    dataset_states_to_obs.py, the last action is played where the state after it is not recorded.
 
     Args:
         source: robosuite's demo.hdf5, or a robomimic dataset with states.
@@ -118,7 +117,7 @@ def replay_dataset(
         copy_attributes(old["data"], data)
         copy_rest(old["data"], data, f"{source}: data", names)
         left_out: set[str] = set()
-        largest, clipped, dropped, shifts = 0.0, 0, 0, []
+        largest, clipped, dropped, successes, shifts = 0.0, 0, 0, 0, []
         for name in tqdm(names, unit="episode"):
             where = f"{source}: data/{name}"
             recording = read_recording(env, old["data"][name], where)
@@ -127,12 +126,13 @@ def replay_dataset(
                 old["data"][name], data.create_group(name), where, recording, episode, compress
             )
             shifts.append(recording.shift)
+            successes += bool((episode["rewards"] > 0).any())
             dropped += len(recording.actions) - len(episode["actions"])
             clipped += int((np.abs(recording.actions) > 1).sum())
             largest = max(largest, float(np.abs(recording.actions).max()))
         data.attrs["env_args"] = json.dumps(env_args, indent=4)
         notes = {"replayed_from": source.name, "clipped_action_values": clipped}
-        transitions, successes = _summarize(new, names, notes)
+        transitions = _summarize(new, names, notes)
     return ReplayReport(
         target, len(names), transitions, successes, clipped, largest, tuple(shifts), dropped,
         tuple(sorted(left_out)),
@@ -148,14 +148,13 @@ def replay_demo(env: Any, recording: Recording) -> dict[str, Any]:
 
     Returns:
         `obs` (n + 1, ...) per key, `actions`, `rewards`, `dones` (n, ...), and the `model_file`.
-        n = T if rewards or dones were recorded: as in robomimic's own dataset_states_to_obs.py the
-        last action is played where the state after it is not there.
+        n = T if rewards or dones were recorded, else it ends at the first success.
     """
     env.reset()
     actions = np.clip(recording.actions, -1, 1)
     whole = recording.rewards is not None or recording.dones is not None
     states = list(recording.states)
-    if whole and len(states) == len(actions):
+    if len(states) == len(actions):
         states.append(state_after(env, recording.states, actions))
     observations, reached = [], []
     for step, state in enumerate(states):
@@ -226,8 +225,8 @@ def _write_demo(
     return left_out
 
 
-def _summarize(new: h5py.File, names: Sequence[str], notes: dict[str, Any]) -> tuple[int, int]:
-    """Write totals, notes, and masks if there are none; return transitions and successes."""
+def _summarize(new: h5py.File, names: Sequence[str], notes: dict[str, Any]) -> int:
+    """Write totals, notes, and masks if there are none; return the number of transitions."""
     data = new["data"]
     attrs = [data[name].attrs for name in names]
     behaviours = [str(attr["behaviour"]) for attr in attrs]
@@ -243,4 +242,4 @@ def _summarize(new: h5py.File, names: Sequence[str], notes: dict[str, Any]) -> t
         starts = [attr.get("seed", name) for attr, name in zip(attrs, names, strict=True)]
         for key, demos in make_masks(behaviours, successes, 0, starts, names).items():
             new.create_dataset(f"mask/{key}", data=np.array(demos, dtype="S"))
-    return int(data.attrs["total"]), sum(successes)
+    return int(data.attrs["total"])

@@ -66,7 +66,7 @@ def test_replay_gives_back_observations(lift_images: Path, tmp_path: Path) -> No
     recording = write_recording(lift_images, tmp_path / "demo.hdf5", scale=3.0)
     report = replay_dataset(recording, tmp_path / "new.hdf5", ["agentview"], size=16)
     assert report.shifts == (0, 0, 0)
-    assert report.dropped == 3
+    assert (report.dropped, report.successes) == (0, 3)
     assert report.clipped > 0 and report.largest == 3.0
     assert "clipped" in report.describe() and "aligned" in report.describe()
     info = validate_dataset(report.path, obs_keys=["agentview_image", "object"])
@@ -75,7 +75,9 @@ def test_replay_gives_back_observations(lift_images: Path, tmp_path: Path) -> No
         before, after = old["data/demo_0"], new["data/demo_1"]
         length = after.attrs["num_samples"]
         # The success itself came after the last recorded state.
-        assert length == before.attrs["num_samples"] - 1
+        assert length == before.attrs["num_samples"]
+        np.testing.assert_array_equal(after["rewards"], before["rewards"])
+        np.testing.assert_array_equal(after["dones"], before["dones"])
         np.testing.assert_array_equal(after["actions"], before["actions"][:length])
         # Our observations are one physics step (2 ms) older than the states beside them.
         np.testing.assert_allclose(
@@ -95,6 +97,7 @@ def test_alignment_is_detected(long_lift: Path, tmp_path: Path, shift: int) -> N
     with h5py.File(long_lift) as old, h5py.File(report.path) as new:
         before, after = old["data/demo_0"], new["data/demo_1"]
         length = after.attrs["num_samples"]
+        assert length == before.attrs["num_samples"] - shift
         np.testing.assert_array_equal(after["actions"], before["actions"][:length])
         np.testing.assert_array_equal(after["states"], before["states"][:length])
 

@@ -1,7 +1,8 @@
 """From nothing to an evaluated policy: the commands a user would type, one after the other.
 
 Every step is a command of its own, printed before it runs. Dataset and training are skipped if
-their results are there: an interrupted demo goes on (unfinished training starts again).
+their results are there: an interrupted demo goes on (unfinished training starts again), but never
+with the data of another one, such as its own miniature.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from robomimic_vae_ext.errors import VaeExtError
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIG = REPOSITORY / "configs" / "vae_joint.json"  # what docs/results.md advises
+DATA_SEED = 0
 EVALUATION_SEED = 0  # never used to choose a hyperparameter
 
 
@@ -94,16 +96,20 @@ def run(folder: Path, fast: bool = False, workers: int = 2) -> None:
         workers: processes for collection and evaluation.
 
     Raises:
-        DemoError: a step failed; its own message stands above.
+        DemoError: a step failed; its own message stands above. Or the folder is another demo's.
     """
     begin = time.perf_counter()
     size, files = (FAST if fast else FULL), Files(folder.absolute())
+    if files.folder.exists() and not files.folder.is_dir():
+        raise DemoError(f"{files.folder} is a file", "a folder", "Choose another --out.")
     files.folder.mkdir(parents=True, exist_ok=True)
-    if not files.dataset.exists():
+    if files.dataset.exists():
+        check_dataset(files.dataset, size)
+    else:
         _command(
             "scripts/collect_dataset.py", "--env", "Lift", "--quality", "mixed",
             "--n", size.episodes, "--cameras", "agentview", "robot0_eye_in_hand", "--size", 84,
-            "--seed", 0, "--workers", workers, "--resume", "--out", files.dataset,
+            "--seed", DATA_SEED, "--workers", workers, "--resume", "--out", files.dataset,
         )  # fmt: skip
     if files.finished_run(size.epochs) is None:
         if files.runs.exists():
@@ -127,6 +133,30 @@ def run(folder: Path, fast: bool = False, workers: int = 2) -> None:
     )  # fmt: skip
     _command("scripts/plot_training.py", "--run", run_folder, "--out", files.figure)
     print(summary(files, checkpoint, time.perf_counter() - begin))
+
+
+def check_dataset(path: Path, size: Size) -> None:
+    """Check that a dataset which is there already is what this demo would collect.
+
+    Raises:
+        DemoError: it is of another size, as after `--fast`, or not of the demo at all.
+    """
+    from robomimic_vae_ext.data.reading import open_dataset
+
+    with open_dataset(path) as file:
+        notes = json.loads(file["data"].attrs.get("notes", "{}")) if "data" in file else {}
+    wanted = {"n": size.episodes, "quality": "mixed", "seed": DATA_SEED}
+    found = {key: notes.get("collect", {}).get(key) for key in wanted}
+    if found != wanted:
+        raise DemoError(
+            f"{path} has {_listed(found)}",
+            f"this demo's own dataset, with {_listed(wanted)}",
+            "Choose another --out: a folder holds one demo, --fast or not.",
+        )
+
+
+def _listed(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
 def write_config(files: Files, size: Size) -> None:

@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from robomimic_vae_ext.errors import VaeExtError
+from robomimic_vae_ext.errors import exit_code
 
 # robosuite's advice on its settings, once in every process; spawned workers run this line too.
 logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
@@ -40,9 +40,6 @@ def main() -> int:
         )
         report = collect(settings, args.out, args.workers, args.resume, args.overwrite)
         print(report.describe())
-    except VaeExtError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("interrupted; the same command with --resume continues", file=sys.stderr)
         return 130
@@ -50,4 +47,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code("collect_dataset.py", main))

@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from robomimic_vae_ext.errors import VaeExtError
+from robomimic_vae_ext.errors import exit_code
 
 # robosuite's advice on its settings.
 logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
@@ -28,28 +28,24 @@ def main() -> int:
     parser.add_argument("--rendering", default="fast", help="fast or full")
     parser.add_argument("--compress", default="", help="gzip or lzf, for pictures")
     args = parser.parse_args()
-    try:
-        if args.replay:
-            from robomimic_vae_ext.data.replay import replay_dataset
+    if args.replay:
+        from robomimic_vae_ext.data.replay import replay_dataset
 
-            print(
-                replay_dataset(
-                    args.source, args.target, args.cameras, args.size, args.rendering, args.compress
-                ).describe()
-            )
-        else:
-            from robomimic_vae_ext.data.convert import complete_dataset
+        print(
+            replay_dataset(
+                args.source, args.target, args.cameras, args.size, args.rendering, args.compress
+            ).describe()
+        )
+    else:
+        from robomimic_vae_ext.data.convert import complete_dataset
 
-            print(
-                complete_dataset(
-                    args.source, args.target, args.assume_success, args.clip_actions, args.robosuite
-                ).describe()
-            )
-    except VaeExtError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        print(
+            complete_dataset(
+                args.source, args.target, args.assume_success, args.clip_actions, args.robosuite
+            ).describe()
+        )
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code("convert_dataset.py", main))

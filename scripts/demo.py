@@ -19,8 +19,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except errors.VaeExtError as error:
-        print(f"demo.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(errors.exit_code("demo.py", main))

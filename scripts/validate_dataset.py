@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from robomimic_vae_ext.data.validate import validate_dataset
-from robomimic_vae_ext.errors import VaeExtError
+from robomimic_vae_ext.errors import exit_code
 
 
 def main() -> int:
@@ -22,13 +22,9 @@ def main() -> int:
         "--strict-version", action="store_true", help="another robosuite version is an error"
     )
     args = parser.parse_args()
-    try:
-        info = validate_dataset(
-            args.dataset, args.obs_keys, args.filter_keys, not args.imitation, args.strict_version
-        )
-    except VaeExtError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    info = validate_dataset(
+        args.dataset, args.obs_keys, args.filter_keys, not args.imitation, args.strict_version
+    )
     print(
         f"{info.path}: valid; {len(info.demos)} demonstrations, {info.transitions} transitions, "
         f"environment {info.env_args['env_name']}, actions ({info.action_size},)"
@@ -39,4 +35,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code("validate_dataset.py", main))

@@ -81,7 +81,8 @@ def collect(
         A report.
 
     Raises:
-        DatasetError: `out` or a partial run is in the way, or another process makes it.
+        DatasetError: `out` or a partial run is in the way, another process makes it, or its folder
+            cannot be made.
         SimulationError: the simulator cannot render, or a worker process died.
     """
     if out.is_dir():
@@ -131,8 +132,15 @@ def _collect(settings: CollectSettings, out: Path, partial: Path, workers: int) 
 @contextlib.contextmanager
 def _alone(partial: Path) -> Iterator[Path]:
     """Make the folder for unfinished work and lock it, until this process ends however it does."""
-    partial.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(partial, os.O_RDONLY)
+    except OSError as error:
+        raise DatasetError(
+            f"{partial} cannot be made ({error.strerror})",
+            "a folder to write to",
+            "Choose another --out.",
+        ) from error
     try:
         if not files.try_lock(descriptor):
             raise DatasetError(

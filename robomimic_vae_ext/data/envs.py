@@ -32,6 +32,7 @@ from robosuite.environments.manipulation.pick_place import PickPlaceCan
 from robosuite.environments.manipulation.stack import Stack
 from robosuite.utils.log_utils import ROBOSUITE_DEFAULT_LOGGER
 
+from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE
 from robomimic_vae_ext.data.rendering import (
     own_render_context,
     require_rendering,
@@ -47,8 +48,6 @@ ENVIRONMENTS: Final = {
 }
 TASKS: Final = tuple(ENVIRONMENTS)
 CONTROL_FREQUENCY: Final = 20  # [Hz]
-ROBOMIMIC_ENV_TYPE: Final = 1  # robomimic's EnvType.ROBOSUITE_TYPE, spelled out: data/ never
-#                                imports robomimic
 
 _MODEL_SEED: Final = 0
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from robomimic_vae_ext.data import envs, experts
+from robomimic_vae_ext.data.schema import check_compression
 from robomimic_vae_ext.errors import DatasetError
 
 # [steps] Long enough for the expert to recover from a mistake, and no longer: an episode that
@@ -57,10 +58,7 @@ class CollectSettings:
         for name, value, least in bounds:
             if value < least:
                 raise DatasetError(f"--{name} {value}", f"at least {least}", f"Change --{name}.")
-        if self.compress not in ("", "gzip", "lzf"):
-            raise DatasetError(
-                f"compression {self.compress!r}", "gzip or lzf", "Change or omit --compress."
-            )
+        check_compression(self.compress)
 
     @property
     def steps(self) -> int:

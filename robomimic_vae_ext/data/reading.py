@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import h5py
+import numpy as np
 
 from robomimic_vae_ext.errors import DatasetError
 
@@ -39,12 +41,19 @@ def demo_names(file: h5py.File, path: Path) -> tuple[str, ...]:
             "robomimic's layout data/demo_N",
             "Convert it to that layout first.",
         )
+    for name in data:
+        if data.get(name) is None:
+            raise DatasetError(
+                f"{path}: data/{name} is a link to nothing",
+                "a demonstration",
+                "Remove it, or bring back what it led to.",
+            )
     demos = [name for name in data if isinstance(data[name], h5py.Group)]
     if not demos:
         raise DatasetError(
             f"{path} has no demonstrations", "at least one data/demo_N", "Collect it again."
         )
-    bad = [name for name in demos if not name.removeprefix("demo_").isdigit()]
+    bad = [name for name in demos if not re.fullmatch("demo_[0-9]+", name)]
     if bad:
         raise DatasetError(
             f"{path}: demonstrations named {list_names(bad)}",
@@ -74,7 +83,68 @@ def read_env_args(file: h5py.File, path: Path) -> dict[str, Any]:
             f"the keys {list_names(wanted)}",
             action,
         )
+    if not isinstance(env_args["env_kwargs"], dict):
+        raise DatasetError(
+            f"{path}: env_args has env_kwargs {json.dumps(env_args['env_kwargs'])}",
+            "a JSON object, {} if there is nothing to say",
+            "Repair the attribute env_args of the group data.",
+        )
     return dict(env_args)
+
+
+def find_array(group: h5py.Group, key: str, where: str) -> Any:
+    """Return an array of numbers (h5py.Dataset), or None if there is nothing of that name.
+
+    Args:
+        group: to look in.
+        key: name of the array.
+        where: name of `group` for messages.
+
+    Raises:
+        DatasetError: something else has that name.
+    """
+    if group.get(key, getlink=True) is None:
+        return None
+    item = group.get(key)
+    if isinstance(item, h5py.Dataset) and item.dtype.kind in "biuf":
+        return item
+    kinds = {h5py.Dataset: "of type " + str(getattr(item, "dtype", "")), h5py.Group: "a group"}
+    raise DatasetError(
+        f"{where}/{key} is {kinds.get(type(item), 'a link to nothing')}",
+        "an array of numbers",
+        "Repair or leave out this demonstration.",
+    )
+
+
+def find_group(group: h5py.Group, key: str, where: str) -> Any:
+    """Return a group, or None if there is nothing of that name; else as `find_array`."""
+    if group.get(key, getlink=True) is None:
+        return None
+    item = group.get(key)
+    if isinstance(item, h5py.Group):
+        return item
+    raise DatasetError(
+        f"{where}/{key} is {'a link to nothing' if item is None else 'an array'}",
+        "a group with one array per key",
+        "Repair or leave out this demonstration.",
+    )
+
+
+def read_array(array: h5py.Dataset, where: str) -> np.ndarray:
+    """Return all values.
+
+    Raises:
+        DatasetError: the file is damaged there.
+    """
+    try:
+        values: np.ndarray = array[()]
+    except OSError as error:
+        raise DatasetError(
+            f"{where} cannot be read ({str(error).splitlines()[0]})",
+            "an undamaged file",
+            "Copy or make it again, or leave out this demonstration.",
+        ) from error
+    return values
 
 
 def list_names(names: Iterable[Any]) -> str:

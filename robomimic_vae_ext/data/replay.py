@@ -3,14 +3,13 @@
 For robosuite's own `demo.hdf5` files (states and actions, no observations, no rewards) and for
 robomimic files whose observations lack a camera. The stored model XML is not used: XML of
 robosuite 1.4 does not load in 1.5. The states are put into the installed version's model, which
-has the same joints but may differ in sizes and colours.
+has the same joints but may differ in sizes and colours. What a robomimic file has beside its
+observations (rewards, dones, masks, attributes) is kept.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +20,18 @@ import numpy as np
 from tqdm import tqdm
 
 from robomimic_vae_ext.data import envs
-from robomimic_vae_ext.data.convert import convert_env_args, new_file
-from robomimic_vae_ext.data.reading import demo_names, open_dataset, read_env_args
-from robomimic_vae_ext.data.schema import write_dataset, write_episode
-from robomimic_vae_ext.errors import DatasetError
+from robomimic_vae_ext.data.copying import copy_attributes, copy_rest, new_file
+from robomimic_vae_ext.data.reading import demo_names, find_group, list_names, open_dataset
+from robomimic_vae_ext.data.recording import Recording, put_state, read_recording
+from robomimic_vae_ext.data.replay_env import build_replay_env, replay_env_args
+from robomimic_vae_ext.data.schema import (
+    check_compression,
+    count_episodes,
+    make_masks,
+    write_observations,
+)
 
-LOGGER: Final = logging.getLogger(__name__)
-
-PROBES: Final = 12  # steps that are simulated to find out which action belongs to which state
-SHIFTS: Final = (0, 1, -1)
-CLEAR: Final = 0.8  # a shift must predict at least this much better than no shift
+GRIPPER_STEPS: Final = 10  # from open to closed
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,13 @@ class ReplayReport:
         path: of the new file.
         demos: number of demonstrations.
         transitions: number of transitions in the new file.
-        successes: number of demonstrations that reach success under the installed robosuite.
+        successes: number of demonstrations with a positive reward: as recorded, or else because
+            they reach success under the installed robosuite.
         clipped: number of action values that were outside [-1, 1].
         largest: largest absolute action value before clipping.
         shifts: for each demonstration, k if action t + k leads from state t to state t + 1.
+        dropped: number of actions that are left out, after the first success.
+        left_out: names of what the source has and the new file has not.
     """
 
     path: Path
@@ -54,6 +58,8 @@ class ReplayReport:
     clipped: int
     largest: float
     shifts: tuple[int, ...]
+    dropped: int
+    left_out: tuple[str, ...]
 
     def describe(self) -> str:
         """Return what a person wants to read after a replay."""
@@ -63,6 +69,8 @@ class ReplayReport:
             f"{self.successes} reach success; {self.clipped} action values clipped to [-1, 1] "
             f"(largest {self.largest:.3g}); actions "
             + (f"shifted by one step in {shifted} demonstrations" if shifted else "aligned")
+            + f"; left out: {self.dropped} actions after a success, and "
+            + (list_names(self.left_out) or "nothing else")
         )
 
 
@@ -76,8 +84,9 @@ def replay_dataset(
 ) -> ReplayReport:
     """Replay a file of states and actions into a robomimic dataset.
 
-    A demonstration ends at its first success, with reward 1 and done 1. The last recorded action
-    leads to a state that was not recorded, so it has no transition.
+    Rewards, dones, masks and attributes are kept where the file has them. Otherwise a
+    demonstration ends at its first success, with reward 1 and done 1. As in robomimic's own
+    dataset_states_to_obs.py, the last action is played where the state after it is not recorded.
 
     Args:
         source: robosuite's demo.hdf5, or a robomimic dataset with states.
@@ -93,184 +102,144 @@ def replay_dataset(
     Raises:
         DatasetError: the file is not of this kind, or its states do not fit the model.
     """
-    with open_dataset(source) as file, new_file(target) as unfinished:
-        env_args = replay_env_args(file, source, cameras, size, rendering)
-        env = envs.build_env(env_args)
-        env.reset()
-        folder = unfinished.with_suffix(".episodes")
-        folder.mkdir()
-        try:
-            paths, shifts, clipped, largest = [], [], 0, 0.0
-            for name in tqdm(demo_names(file, source), unit="episode"):
-                states, actions, shift = _aligned(env, file["data"][name], f"{source}: data/{name}")
-                clipped += int((np.abs(actions) > 1).sum())
-                largest = max(largest, float(np.abs(actions).max()))
-                shifts.append(shift)
-                paths.append(folder / f"{name}.hdf5")
-                with h5py.File(paths[-1], "w") as episode:
-                    write_episode(episode, replay_demo(env, states, np.clip(actions, -1, 1)))
-            notes = {"replayed_from": source.name, "clipped_action_values": clipped}
-            summary = write_dataset(unfinished, paths, env_args, notes, 0, compress)
-        finally:
-            shutil.rmtree(folder)
+    check_compression(compress)
+    with (
+        open_dataset(source) as old,
+        new_file(target) as unfinished,
+        h5py.File(unfinished, "r+") as new,
+    ):
+        names = demo_names(old, source)
+        env_args = replay_env_args(old, source, cameras, size, rendering)
+        env = build_replay_env(env_args, source)
+        copy_attributes(old, new)
+        copy_rest(old, new, str(source), ("data",))
+        data = new.create_group("data")
+        copy_attributes(old["data"], data)
+        copy_rest(old["data"], data, f"{source}: data", names)
+        left_out: set[str] = set()
+        largest, clipped, dropped, successes, shifts = 0.0, 0, 0, 0, []
+        for name in tqdm(names, unit="episode"):
+            where = f"{source}: data/{name}"
+            recording = read_recording(env, old["data"][name], where)
+            episode = replay_demo(env, recording)
+            left_out |= _write_demo(
+                old["data"][name], data.create_group(name), where, recording, episode, compress
+            )
+            shifts.append(recording.shift)
+            successes += bool((episode["rewards"] > 0).any())
+            dropped += len(recording.actions) - len(episode["actions"])
+            clipped += int((np.abs(recording.actions) > 1).sum())
+            largest = max(largest, float(np.abs(recording.actions).max()))
+        data.attrs["env_args"] = json.dumps(env_args, indent=4)
+        notes = {"replayed_from": source.name, "clipped_action_values": clipped}
+        transitions = _summarize(new, names, notes)
     return ReplayReport(
-        target, len(paths), summary.transitions, summary.successes, clipped, largest, tuple(shifts)
-    )
+        target, len(names), transitions, successes, clipped, largest, tuple(shifts), dropped,
+        tuple(sorted(left_out)),
+    )  # fmt: skip
 
 
-def replay_env_args(
-    file: h5py.File, source: Path, cameras: Sequence[str], size: int, rendering: str
-) -> dict[str, Any]:
-    """Return environment metadata for the installed robosuite, from robomimic's or robosuite's.
-
-    Raises:
-        DatasetError: neither is there.
-    """
-    attrs = file["data"].attrs if "data" in file else {}
-    if "env_args" in attrs or "env" not in attrs:
-        env_args = read_env_args(file, source)
-    else:
-        kwargs = json.loads(attrs.get("env_info", "{}"))
-        version = str(attrs.get("repository_version", "1.4.0"))
-        env_args = {
-            "env_name": kwargs.pop("env_name", str(attrs["env"])),
-            "env_version": version,
-            "type": envs.ROBOMIMIC_ENV_TYPE,
-            "env_kwargs": kwargs,
-        }
-    env_args = convert_env_args(env_args)
-    for names in envs.ENVIRONMENTS.values():
-        if env_args["env_name"] in names.values():
-            env_args["env_name"] = names.get(rendering, env_args["env_name"])
-    kwargs = env_args["env_kwargs"]
-    kwargs.update(
-        has_renderer=False,
-        has_offscreen_renderer=bool(cameras),
-        use_camera_obs=bool(cameras),
-        use_object_obs=True,
-        ignore_done=True,
-        reward_shaping=False,
-        hard_reset=False,
-        camera_depths=False,
-        control_freq=kwargs.get("control_freq", envs.CONTROL_FREQUENCY),
-    )
-    for key in ("camera_names", "camera_heights", "camera_widths"):
-        kwargs.pop(key, None)
-    if cameras:
-        kwargs.update(camera_names=list(cameras), camera_heights=size, camera_widths=size)
-    return env_args
-
-
-def _aligned(env: Any, demo: h5py.Group, where: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return states (T, S) and the actions (T, A) taken in them, and the shift that was found."""
-    if "states" not in demo or "actions" not in demo:
-        raise DatasetError(
-            f"{where} has {', '.join(demo) or 'nothing'}",
-            "states and actions",
-            "Only such recordings can be replayed.",
-        )
-    states, actions = demo["states"][()], demo["actions"][()]
-    expected = len(env.sim.get_state().flatten())
-    if states.ndim != 2 or states.shape[1] != expected or len(states) < 3:
-        raise DatasetError(
-            f"{where}/states is {states.shape}",
-            f"(T, {expected}) with T > 2, the state of the installed robosuite's model",
-            "The recording is of another robot or task.",
-        )
-    if actions.shape[1:] != (env.action_dim,) or abs(len(states) - len(actions)) > 1:
-        raise DatasetError(
-            f"{where}/actions is {actions.shape}",
-            f"({len(states)}, {env.action_dim})",
-            "The recording is of another robot or controller.",
-        )
-    length = min(len(states), len(actions))
-    states, actions = states[:length], actions[:length]
-    if not (np.isfinite(states).all() and np.isfinite(actions).all()):
-        raise DatasetError(
-            f"{where} has NaN or infinite states or actions", "finite numbers", "Leave it out."
-        )
-    shift = find_shift(env, states, np.clip(actions, -1, 1))
-    if shift:
-        LOGGER.warning("%s: action t%+d leads from state t to t+1; shifted back", where, shift)
-    if shift > 0:
-        return states[:-shift], actions[shift:], shift
-    if shift < 0:
-        return states[-shift:], actions[:shift], shift
-    return states, actions, shift
-
-
-def find_shift(env: Any, states: np.ndarray, actions: np.ndarray) -> int:
-    """Find out which action leads from one recorded state to the next, by simulating it.
-
-    Args:
-        env: a robosuite environment.
-        states: (T, S).
-        actions: (T, A), in [-1, 1].
-
-    Returns:
-        k in `SHIFTS` such that action t + k leads from state t to t + 1; 0 if that is not clear.
-    """
-    # Where neighbouring actions differ most, the candidates can be told apart.
-    change = np.abs(np.diff(actions[:, :3], axis=0)).sum(axis=1)
-    steps = [
-        t for t in np.argsort(-change, kind="stable")[: 2 * PROBES] if 1 <= t < len(states) - 2
-    ]
-    errors = {shift: 0.0 for shift in SHIFTS}
-    for t in steps[:PROBES]:
-        put_state(env, states[t + 1])
-        reached = gripper_position(env)
-        for shift in SHIFTS:
-            put_state(env, states[t])
-            env.step(actions[t + shift])
-            errors[shift] += float(np.linalg.norm(gripper_position(env) - reached))
-    best = min(SHIFTS, key=lambda shift: errors[shift])
-    return best if errors[best] < CLEAR * errors[0] else 0
-
-
-def put_state(env: Any, state: np.ndarray) -> None:
-    """Put the simulator into a recorded state."""
-    env.sim.set_state_from_flattened(state)
-    env.sim.forward()
-
-
-def gripper_position(env: Any) -> np.ndarray:
-    """Return the position (3,) of the first arm's gripper [m]."""
-    robot = env.robots[0]
-    return np.array(env.sim.data.site_xpos[robot.eef_site_id[robot.arms[0]]])
-
-
-def replay_demo(env: Any, states: np.ndarray, actions: np.ndarray) -> dict[str, Any]:
+def replay_demo(env: Any, recording: Recording) -> dict[str, Any]:
     """Replay one demonstration.
 
     Args:
         env: a robosuite environment.
-        states: (T, S).
-        actions: (T, A), in [-1, 1], each taken in the state of the same index.
+        recording: of the demonstration.
 
     Returns:
-        An episode as `collect.run_episode` returns it, of at most T - 1 transitions.
+        `obs` (n + 1, ...) per key, `actions`, `rewards`, `dones` (n, ...), and the `model_file`.
+        n = T if rewards or dones were recorded, else it ends at the first success.
     """
     env.reset()
-    observations, success = [], False
+    actions = np.clip(recording.actions, -1, 1)
+    whole = recording.rewards is not None or recording.dones is not None
+    states = list(recording.states)
+    if len(states) == len(actions):
+        states.append(state_after(env, recording.states, actions))
+    observations, reached = [], []
     for step, state in enumerate(states):
         put_state(env, state)
-        observations.append(envs.read_observation(env._get_observations(force_update=True), env))
+        raw = env._get_observations(force_update=True)
+        observations.append(envs.read_observation(raw, env))
+        reached.append(bool(env._check_success()))
         # Not in the first state: a transition must lead to success.
-        success = step > 0 and bool(env._check_success())
-        if success:
+        if not whole and step > 0 and reached[-1]:
             break
     length = len(observations) - 1
-    dones = np.zeros(length, dtype=np.int64)
-    dones[-1] = success
+    rewards, dones = recording.rewards, recording.dones
+    if rewards is None:
+        rewards = np.array(reached[1:], dtype=np.float64)
+    if dones is None:
+        dones = (rewards > 0).astype(np.int64)
     return {
         "obs": {key: np.stack([obs[key] for obs in observations]) for key in observations[0]},
         "actions": actions[:length],
-        "rewards": dones.astype(np.float64),
+        "rewards": rewards,
         "dones": dones,
-        "states": states[:length],
-        "attrs": {
-            "model_file": envs.portable_model_xml(env),
-            "behaviour": "replayed",
-            "success": success,
-        },
+        "model_file": envs.portable_model_xml(env),
     }
+
+
+def state_after(env: Any, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """Return the state that the last action leads to from the last state."""
+    # Fingers go on towards where earlier actions sent them, which states do not tell.
+    start = max(0, len(actions) - 1 - GRIPPER_STEPS)
+    put_state(env, states[start])
+    for action in actions[start:-1]:
+        env.step(action)
+    put_state(env, states[-1])
+    env.step(actions[-1])
+    return np.array(env.sim.get_state().flatten())
+
+
+def _write_demo(
+    source: h5py.Group,
+    target: h5py.Group,
+    where: str,
+    recording: Recording,
+    episode: dict[str, Any],
+    compress: str,
+) -> set[str]:
+    """Write a replayed demonstration with what else the source has; return what is left out."""
+    length = len(episode["actions"])
+    for key, values in episode["obs"].items():
+        write_observations(target, key, values, compress)
+    for key in ("actions", "rewards", "dones"):
+        target[key] = episode[key]
+    left_out = {f"obs/{key}" for key in find_group(source, "obs", where) or ()}
+    left_out -= {f"obs/{key}" for key in episode["obs"]}
+    done = {"obs", "next_obs", "actions", "rewards", "dones"}
+    if recording.shift:
+        target["states"] = recording.states[:length]
+        left_out |= set(source) - done - {"states"}
+    else:
+        recorded = len(recording.actions)
+        copy_rest(source, target, where, done, recorded, recorded - length)
+    copy_attributes(source, target)
+    defaults = {"behaviour": "replayed", "success": bool((episode["rewards"] > 0).any())}
+    for key, value in defaults.items():
+        if key not in target.attrs:
+            target.attrs[key] = value
+    target.attrs["model_file"] = episode["model_file"]
+    target.attrs["num_samples"] = length
+    return left_out
+
+
+def _summarize(new: h5py.File, names: Sequence[str], notes: dict[str, Any]) -> int:
+    """Write totals, notes, and masks if there are none; return the number of transitions."""
+    data = new["data"]
+    attrs = [data[name].attrs for name in names]
+    behaviours = [str(attr["behaviour"]) for attr in attrs]
+    successes = [bool(attr["success"]) for attr in attrs]
+    try:
+        before = dict(json.loads(data.attrs.get("notes", "{}")))
+    except (TypeError, ValueError):
+        before = {"notes": str(data.attrs["notes"])}
+    notes = before | notes | count_episodes(behaviours, successes)
+    data.attrs["notes"] = json.dumps(notes, indent=4)
+    data.attrs["total"] = sum(int(attr["num_samples"]) for attr in attrs)
+    if "mask" not in new:
+        starts = [attr.get("seed", name) for attr, name in zip(attrs, names, strict=True)]
+        for key, demos in make_masks(behaviours, successes, 0, starts, names).items():
+            new.create_dataset(f"mask/{key}", data=np.array(demos, dtype="S"))
+    return int(data.attrs["total"])

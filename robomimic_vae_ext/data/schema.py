@@ -19,6 +19,8 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
+from robomimic_vae_ext.errors import DatasetError
+
 VALID_SHARE: Final = 0.1
 STEP_ARRAYS: Final = ("actions", "rewards", "dones", "states")
 
@@ -81,33 +83,28 @@ def write_dataset(
         masks = make_masks(behaviours, successes, seed, starts)
         for name, demos in masks.items():
             file.create_dataset(f"mask/{name}", data=np.array(demos, dtype="S"))
-        counts = {
-            name: {
-                "episodes": behaviours.count(name),
-                "successes": sum(
-                    s for b, s in zip(behaviours, successes, strict=True) if b == name
-                ),
-            }
-            for name in sorted(set(behaviours))
-        }
-        rate = sum(successes) / len(successes)
-        data.attrs["notes"] = json.dumps(
-            notes | {"behaviours": counts, "success_rate": rate}, indent=4
-        )
+        data.attrs["notes"] = json.dumps(notes | count_episodes(behaviours, successes), indent=4)
     return DatasetSummary(total, sum(successes))
+
+
+def count_episodes(behaviours: Sequence[str], successes: Sequence[bool]) -> dict[str, Any]:
+    """Return what a dataset's notes say of its episodes."""
+    pairs = list(zip(behaviours, successes, strict=True))
+    counts = {
+        name: {
+            "episodes": behaviours.count(name),
+            "successes": sum(success for behaviour, success in pairs if behaviour == name),
+        }
+        for name in sorted(set(behaviours))
+    }
+    return {"behaviours": counts, "success_rate": sum(successes) / len(successes)}
 
 
 def _copy_episode(source: h5py.File, target: h5py.Group, compress: str) -> int:
     """Copy an episode, with next observations spelled out, and return its length."""
     length: int = source["actions"].shape[0]
     for key, values in source["obs"].items():
-        array = values[()]
-        options: dict[str, Any] = {}
-        if compress and array.ndim == 4:
-            # One chunk a picture: training reads single time steps in random order.
-            options = {"compression": compress, "chunks": (1, *array.shape[1:])}
-        target.create_dataset(f"obs/{key}", data=array[:-1], **options)
-        target.create_dataset(f"next_obs/{key}", data=array[1:], **options)
+        write_observations(target, key, values[()], compress)
     for key in STEP_ARRAYS:
         target.create_dataset(key, data=source[key][()])
     for key, value in source.attrs.items():
@@ -116,11 +113,28 @@ def _copy_episode(source: h5py.File, target: h5py.Group, compress: str) -> int:
     return length
 
 
+def write_observations(target: h5py.Group, key: str, values: np.ndarray, compress: str) -> None:
+    """Write T + 1 observations as `obs` and `next_obs` of T transitions."""
+    options: dict[str, Any] = {}
+    if compress and values.ndim == 4:
+        # One chunk a picture: training reads single time steps in random order.
+        options = {"compression": compress, "chunks": (1, *values.shape[1:])}
+    target.create_dataset(f"obs/{key}", data=values[:-1], **options)
+    target.create_dataset(f"next_obs/{key}", data=values[1:], **options)
+
+
+def check_compression(compress: str) -> None:
+    """Raise a `DatasetError` if pictures cannot be compressed this way."""
+    if compress not in ("", "gzip", "lzf"):
+        raise DatasetError(f"compression {compress!r}", "gzip or lzf", "Change or omit --compress.")
+
+
 def make_masks(
     behaviours: Sequence[str],
     successes: Sequence[bool],
     seed: int,
     starts: Sequence[Any] | None = None,
+    demos: Sequence[str] = (),
 ) -> dict[str, list[str]]:
     """Return the filter keys of a dataset; none of them is empty.
 
@@ -130,6 +144,7 @@ def make_masks(
         seed: of the split.
         starts: what names every episode's initial state; episodes that share one are never on both
             sides of the split. None: all differ.
+        demos: names of the demonstrations; empty for demo_0, demo_1, ...
 
     Returns:
         `train` and `valid` (a tenth, at least one of two or more), one key per behaviour,
@@ -155,4 +170,5 @@ def make_masks(
         indices[name] = members
         indices[f"{name}_train"] = [i for i in members if i not in valid]
         indices[f"{name}_valid"] = [i for i in members if i in valid]
-    return {name: [f"demo_{i}" for i in members] for name, members in indices.items() if members}
+    demos = demos or [f"demo_{i}" for i in range(count)]
+    return {name: [demos[i] for i in members] for name, members in indices.items() if members}

@@ -1,13 +1,14 @@
 """Checks a robomimic dataset before anything is trained on it.
 
 Every problem is a `DatasetError` of one sentence that says what was found, what was expected and
-what to do. Only shapes of pictures are read, never their pixels, so that a dataset of several
-gigabytes takes a fraction of a second.
+what to do. Only shapes and types of pictures are read, never their pixels, so that a dataset of
+several gigabytes takes a fraction of a second.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,13 +18,26 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
-from robomimic_vae_ext.data.reading import demo_names, list_names, open_dataset, read_env_args
+from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE, version_of
+from robomimic_vae_ext.data.reading import (
+    demo_names,
+    find_array,
+    list_names,
+    open_dataset,
+    read_array,
+    read_env_args,
+)
+from robomimic_vae_ext.data.validate_obs import (
+    CONVERT,
+    check_finite,
+    check_observations,
+    reference_shapes,
+)
 from robomimic_vae_ext.errors import DatasetError
 
 LOGGER: Final = logging.getLogger(__name__)
 
 ACTION_TOLERANCE: Final = 1e-6
-_CONVERT: Final = "scripts/convert_dataset.py IN OUT"
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,15 @@ class DatasetInfo:
     action_size: int
     env_args: dict[str, Any]
     filter_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """What was found in a demonstration: lengths, and whether rewards and dones are ever not 0."""
+
+    length: int
+    action_size: int
+    present: dict[str, bool]
 
 
 def validate_dataset(
@@ -79,18 +102,27 @@ def validate_dataset(
         demos = demo_names(file, path)
         env_args = read_env_args(file, path)
         check_version(env_args, path, strict_version, rollouts)
-        first = file["data"][demos[0]]
-        reference = _reference_shapes(first, demos[0], path, obs_keys)
-        transitions = 0
+        data = file["data"]
+        first = f"{path}: data/{demos[0]}"
+        reference = reference_shapes(data[demos[0]], first, path, obs_keys)
+        arrays = []
         for name in demos:
-            demo = file["data"][name]
             where = f"{path}: data/{name}"
-            length = _check_arrays(demo, where, need_transitions)
-            _check_observations(demo, where, length, reference, demos[0], need_transitions)
-            transitions += length
-        action_size = int(first["actions"].shape[1])
-        _check_action_sizes(file, path, demos, action_size)
+            arrays.append(_check_arrays(data[name], where, need_transitions))
+            check_observations(
+                data[name], where, arrays[-1].length, reference, demos[0], need_transitions
+            )
+            if arrays[-1].action_size != arrays[0].action_size:
+                raise DatasetError(
+                    f"{where}/actions has {arrays[-1].action_size} dimensions",
+                    f"{arrays[0].action_size}, as in data/{demos[0]}",
+                    "Leave out this demonstration.",
+                )
         masks = _check_masks(file, path, set(demos), filter_keys)
+    if need_transitions:
+        _warn_of_zeros(path, arrays)
+    transitions = sum(array.length for array in arrays)
+    action_size = arrays[0].action_size
     return DatasetInfo(path, demos, transitions, reference, action_size, env_args, masks)
 
 
@@ -109,170 +141,143 @@ def check_version(
     Raises:
         DatasetError: they differ and `strict` is set, or `rollouts` and the minor version differs.
     """
-    found = env_args.get("env_version")
+    found = version_of(env_args)
+    if found is None or env_args["type"] != ROBOMIMIC_ENV_TYPE:
+        return
     try:
         installed = metadata.version("robosuite")
     except metadata.PackageNotFoundError:
         return  # training needs no simulator
-    if found is None or found == installed:
+    same_minor = found.split(".")[:2] == installed.split(".")[:2]
+    if found == installed or (same_minor and env_args.get("env_version") is None):
         return
     error = DatasetError(
         f"{path} was made with robosuite {found}",
         f"the installed robosuite {installed}",
-        f"Convert its env_args with {_CONVERT} --robosuite installed, or install "
+        f"Convert its env_args with {CONVERT} --robosuite installed, or install "
         f"robosuite=={found}.",
     )
-    if strict or (rollouts and found.split(".")[:2] != installed.split(".")[:2]):
+    if strict or (rollouts and not same_minor):
         raise error
     LOGGER.warning("%s", error)
 
 
-def _reference_shapes(
-    demo: h5py.Group, name: str, path: Path, obs_keys: Sequence[str]
-) -> dict[str, tuple[int, ...]]:
-    """Return the shape of one observation per key of the first demonstration."""
-    obs = demo.get("obs")
-    if not isinstance(obs, h5py.Group) or not len(obs):
+def _check_arrays(demo: h5py.Group, where: str, need_transitions: bool) -> _Arrays:
+    """Check actions, rewards, dones and num_samples."""
+    found = find_array(demo, "actions", where)
+    if found is None or found.ndim != 2 or 0 in found.shape:
         raise DatasetError(
-            f"{path}: data/{name} has no observations",
-            "data/demo_N/obs/KEY",
-            f"Replay its states into observations with {_CONVERT} --replay.",
+            f"{where}/actions is {'nothing' if found is None else found.shape}",
+            "an array (T, A), T > 0 and A > 0",
+            "Collect it again.",
         )
-    for key in obs_keys:
-        if key in obs:
-            continue
-        if key.endswith("_image"):
-            cameras = [k.removesuffix("_image") for k in obs if k.endswith("_image")]
-            raise DatasetError(
-                f"{path} has no pictures of camera {key.removesuffix('_image')!r}",
-                f"one of its cameras ({list_names(cameras) or 'none'})",
-                "Choose among these in observation.modalities, or collect with --cameras.",
-            )
-        raise DatasetError(
-            f"{path} has no observation {key!r}",
-            f"one of its keys ({list_names(obs)})",
-            "Choose among these in observation.modalities.",
-        )
-    return {key: tuple(obs[key].shape[1:]) for key in (obs_keys or sorted(obs))}
-
-
-def _check_arrays(demo: h5py.Group, where: str, need_transitions: bool) -> int:
-    """Check actions, rewards, dones and num_samples; return the length."""
-    if "actions" not in demo or demo["actions"].ndim != 2 or not len(demo["actions"]):
-        found = demo["actions"].shape if "actions" in demo else "nothing"
-        raise DatasetError(
-            f"{where}/actions is {found}", "an array (T, A), T > 0", "Collect it again."
-        )
-    actions = demo["actions"][()]
+    actions = read_array(found, f"{where}/actions")
     length = len(actions)
-    _check_finite(actions, f"{where}/actions")
+    check_finite(actions, f"{where}/actions")
     largest = float(np.abs(actions).max())
     if largest > 1 + ACTION_TOLERANCE:
         raise DatasetError(
             f"{where}/actions reaches {largest:.3g}",
             "actions in [-1, 1]",
-            f"Clip them with {_CONVERT} --clip-actions, or rescale them.",
+            f"Clip them with {CONVERT} --clip-actions, or rescale them.",
         )
-    if demo.attrs.get("num_samples") != length:
+    count = np.asarray(demo.attrs.get("num_samples")).tolist()
+    if count != length:
         raise DatasetError(
-            f"{where}: num_samples is {demo.attrs.get('num_samples')}",
+            f"{where}: num_samples is {count!r}",
             f"its number of actions, {length}",
-            f"Write it anew with {_CONVERT}.",
+            f"Write it anew with {CONVERT}.",
         )
+    present = {}
     for key in ("rewards", "dones"):
-        if key in demo:
-            if demo[key].shape != (length,):
-                raise DatasetError(
-                    f"{where}/{key} is {demo[key].shape}",
-                    f"({length},), one per action",
-                    "Collect it again.",
-                )
-            _check_finite(demo[key][()], f"{where}/{key}")
-        elif need_transitions:
+        array = find_array(demo, key, where)
+        if array is None and need_transitions:
             raise DatasetError(
                 f"{where} has no {key}",
                 f"{key}, which a critic learns from",
-                f"Add them with {_CONVERT}.",
+                f"Add them with {CONVERT}.",
             )
-    return length
-
-
-def _check_finite(values: np.ndarray, where: str) -> None:
-    if not np.isfinite(values).all():
-        step = int(np.argwhere(~np.isfinite(values))[0][0])
-        raise DatasetError(
-            f"{where} is NaN or infinite at step {step}",
-            "finite numbers",
-            "Repair or leave out this demonstration.",
-        )
-
-
-def _check_observations(
-    demo: h5py.Group,
-    where: str,
-    length: int,
-    reference: dict[str, tuple[int, ...]],
-    first: str,
-    need_next: bool,
-) -> None:
-    """Compare observations' shapes with those of the first demonstration; look for NaN."""
-    for part in ("obs", "next_obs") if need_next else ("obs",):
-        if part not in demo:
+        if array is None:
+            continue
+        if array.shape != (length,):
             raise DatasetError(
-                f"{where} has no {part}",
-                f"{part}, which a critic learns from",
-                f"Add them with {_CONVERT}.",
+                f"{where}/{key} is {array.shape}",
+                f"({length},), one per action",
+                "Collect it again.",
             )
-        for key, shape in reference.items():
-            if key not in demo[part]:
-                raise DatasetError(
-                    f"{where}/{part} has no {key!r}",
-                    f"the key that data/{first}/obs has",
-                    "Leave out this demonstration or this key.",
-                )
-            found = demo[part][key].shape
-            if found != (length, *shape):
-                raise DatasetError(
-                    f"{where}/{part}/{key} is {found}",
-                    f"{(length, *shape)}, by its number of actions and data/{first}",
-                    "Leave out this demonstration or collect it again.",
-                )
-            # Not pictures: reading them would take minutes.
-            if len(shape) < 2 and demo[part][key].dtype.kind == "f":
-                _check_finite(demo[part][key][()], f"{where}/{part}/{key}")
-
-
-def _check_action_sizes(
-    file: h5py.File, path: Path, demos: Sequence[str], action_size: int
-) -> None:
-    for name in demos:
-        found = file["data"][name]["actions"].shape[1]
-        if found != action_size:
+        values = read_array(array, f"{where}/{key}")
+        check_finite(values, f"{where}/{key}")
+        present[key] = bool(values.any())
+        if key == "dones" and not np.isin(values, (0, 1)).all():
+            step = int(np.argmin(np.isin(values, (0, 1))))
             raise DatasetError(
-                f"{path}: data/{name}/actions has {found} dimensions",
-                f"{action_size}, as in data/{demos[0]}",
-                "Leave out this demonstration.",
+                f"{where}/dones is {values[step]} at step {step}",
+                "1 where an episode has ended, else 0",
+                "Repair it.",
             )
+    return _Arrays(length, actions.shape[1], present)
+
+
+def _warn_of_zeros(path: Path, arrays: Sequence[_Arrays]) -> None:
+    """Warn of rewards or dones that are 0 in every demonstration: nothing can be learned of them.
+
+    Not an error: an algorithm for imitation does not read them, and robomimic's time-out is no end.
+    """
+    for key, effect in (
+        ("rewards", "every value is 0"),
+        ("dones", "no episode ends, and values go on beyond the data"),
+    ):
+        if not any(array.present.get(key) for array in arrays):
+            LOGGER.warning("%s: %s are 0 at every step: for a critic, %s", path, key, effect)
 
 
 def _check_masks(
     file: h5py.File, path: Path, demos: set[str], wanted: Sequence[str]
 ) -> tuple[str, ...]:
-    """Check that masks name demonstrations that exist; return the masks' names."""
+    """Check that masks name demonstrations that exist, each once; return the masks' names."""
     masks = file.get("mask", {})
+    split = "robomimic's split_train_val.py"
+    if not isinstance(masks, (h5py.Group, dict)):
+        raise DatasetError(
+            f"{path}: mask is an array", "a group of masks", f"Make it anew with {split}."
+        )
     for name in wanted:
         if name not in masks:
             raise DatasetError(
                 f"{path} has no filter key {name!r}",
                 f"one of {list_names(masks) or 'none'}",
-                "Choose another, or make train and valid with robomimic's split_train_val.py.",
+                f"Choose another, or make train and valid with {split}.",
             )
-    for name in masks:
-        members = {m.decode() if isinstance(m, bytes) else str(m) for m in masks[name][()]}
-        if members - demos:
+    members = {name: _mask_members(masks.get(name), f"{path}: mask/{name}") for name in masks}
+    for name, found in members.items():
+        unknown = sorted(set(found) - demos)
+        twice = sorted(member for member, times in Counter(found).items() if times > 1)
+        if unknown or twice or (name in wanted and not found):
+            names = f"names {list_names(unknown or twice)}{'' if unknown else ' twice'}"
             raise DatasetError(
-                f"{path}: mask/{name} names {list_names(sorted(members - demos))}",
-                f"demonstrations that are there (there are {len(demos)})",
-                "Make the mask anew with robomimic's split_train_val.py.",
+                f"{path}: mask/{name} {names if found else 'is empty'}",
+                f"demonstrations that are there, each once (there are {len(demos)})",
+                f"Make the mask anew with {split}.",
+            )
+        # train and valid, success_train and success_valid, ...
+        other = f"{name.removesuffix('train')}valid" if name.endswith("train") else ""
+        both = set(found) & set(members.get(other, ()))
+        if both:
+            raise DatasetError(
+                f"{path}: mask/{name} and mask/{other} both name {list_names(sorted(both))}",
+                "demonstrations to validate on that are not trained on",
+                f"Make both anew with {split}.",
             )
     return tuple(masks)
+
+
+def _mask_members(mask: Any, where: str) -> list[str]:
+    """Return the names in a mask."""
+    if not isinstance(mask, h5py.Dataset) or mask.ndim != 1:
+        found = f"an array {mask.shape}" if isinstance(mask, h5py.Dataset) else "not an array"
+        raise DatasetError(
+            f"{where} is {found}",
+            "a list of names of demonstrations",
+            "Make the mask anew with robomimic's split_train_val.py.",
+        )
+    return [m.decode() if isinstance(m, bytes) else str(m) for m in read_array(mask, where)]

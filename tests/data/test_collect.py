@@ -238,7 +238,7 @@ def test_script_reports_bad_input_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPTS / "collect_dataset.py"), "--out", str(tmp_path / "x")]
     done = subprocess.run([*command, "--env", "Door"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: environment 'Door'")
+    assert done.stderr.splitlines()[-1].startswith("collect_dataset.py: environment 'Door'")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -248,3 +248,8 @@ def test_a_false_start_leaves_nothing(tmp_path: Path, make_settings: Any) -> Non
     with pytest.raises(SimulationError, match=r"lacks one of the cameras nocam .*agentview"):
         collect(settings, tmp_path / "x.hdf5")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_named(make_settings: Any) -> None:
+    with pytest.raises(DatasetError, match=r"/proc/nope/x.hdf5.partial cannot be made \(No such"):
+        collect(make_settings(n=1), Path("/proc/nope/x.hdf5"))

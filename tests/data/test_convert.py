@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import h5py
 import numpy as np
 import pytest
 
-from robomimic_vae_ext.data.convert import complete_dataset, convert_env_args
+from robomimic_vae_ext.data.convert import complete_dataset
+from robomimic_vae_ext.data.env_args import convert_env_args
 from robomimic_vae_ext.data.validate import validate_dataset
 from robomimic_vae_ext.errors import DatasetError
+from tests.data.conftest import SCRIPTS, content
 
 OLD_ARM: dict[str, Any] = {
     "type": "OSC_POSE",
@@ -143,3 +147,163 @@ def test_conversion_is_written(tiny_dataset: Path, tmp_path: Path) -> None:
 def test_bad_version(version: str) -> None:
     with pytest.raises(DatasetError, match="robosuite version"):
         convert_env_args(old_env_args(), version)
+
+
+def time_out(path: Path) -> None:
+    """Make every demonstration one that ran out of time, without next observations."""
+    without(path, "next_obs")
+    with h5py.File(path, "r+") as file:
+        for demo in file["data"].values():
+            demo["dones"][...] = 0
+
+
+def replace(path: Path, name: str, values: Any) -> None:
+    with h5py.File(path, "r+") as file:
+        if name in file:
+            del file[name]
+        file[name] = values
+
+
+def test_what_is_not_understood_is_copied(tiny_dataset: Path, tmp_path: Path) -> None:
+    with h5py.File(tiny_dataset, "r+") as file:
+        file.attrs["origin"] = "lab"
+        file["info/camera"] = np.eye(3)
+        file["info"].attrs["lens"] = "wide"
+        file["data/info"] = np.arange(3)
+        demo = file["data/demo_0"]
+        demo["action_dict/abs_pos"] = np.zeros((5, 3))
+        demo["states"] = np.zeros((6, 32))
+        demo["initial_state"] = np.arange(4)
+        demo["success"] = True
+        demo["obs/robot0_eef_pos"].attrs["unit"] = "m"
+    complete_dataset(tiny_dataset, tmp_path / "new.hdf5")
+    with h5py.File(tmp_path / "new.hdf5") as new:
+        assert new.attrs["origin"] == "lab"
+    old, new = content(tiny_dataset), content(tmp_path / "new.hdf5")
+    for key in old.keys() - {"data@env_args"}:
+        np.testing.assert_array_equal(old[key], new[key], err_msg=key)
+    assert old.keys() == new.keys()
+
+
+def test_what_is_dropped_is_dropped_everywhere(tiny_dataset: Path, tmp_path: Path) -> None:
+    time_out(tiny_dataset)
+    with h5py.File(tiny_dataset, "r+") as file:
+        file["data/demo_0/action_dict/abs_pos"] = np.zeros((5, 3))
+        file["data/demo_0/states"] = np.zeros((6, 32))
+        file["data/demo_0/initial_state"] = np.arange(3)
+    complete_dataset(tiny_dataset, tmp_path / "new.hdf5")
+    with h5py.File(tmp_path / "new.hdf5") as file:
+        demo = file["data/demo_0"]
+        lengths = [len(demo[name]) for name in ("actions", "action_dict/abs_pos", "states")]
+        assert lengths == [4, 4, 5]
+        assert len(demo["initial_state"]) == 3
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_observation_after_the_last_action_is_used(
+    tiny_dataset: Path, tmp_path: Path, terminal: bool
+) -> None:
+    without(tiny_dataset, "next_obs") if terminal else time_out(tiny_dataset)
+    with h5py.File(tiny_dataset, "r+") as file:
+        for demo in file["data"].values():
+            obs = demo["obs"]
+            for key in obs:
+                values = obs[key][()]
+                del obs[key]
+                obs[key] = np.concatenate([values, values[:1]])
+    report = complete_dataset(tiny_dataset, tmp_path / "new.hdf5")
+    assert report.dropped == 0
+    assert validate_dataset(report.path).transitions == 9
+    with h5py.File(report.path) as file:
+        demo = file["data/demo_1"]
+        np.testing.assert_array_equal(
+            demo["next_obs/robot0_eef_pos"][-1], demo["obs/robot0_eef_pos"][0]
+        )
+
+
+@pytest.mark.parametrize("compression", ["gzip", "lzf"])
+def test_chunks_fit_a_shorter_demonstration(
+    tiny_dataset: Path, tmp_path: Path, compression: str
+) -> None:
+    time_out(tiny_dataset)
+    with h5py.File(tiny_dataset, "r+") as file:
+        obs = file["data/demo_0/obs"]
+        values = obs["robot0_eef_pos"][()]
+        del obs["robot0_eef_pos"]
+        obs.create_dataset("robot0_eef_pos", data=values, compression=compression)
+        assert obs["robot0_eef_pos"].chunks == (5, 3)
+    complete_dataset(tiny_dataset, tmp_path / "new.hdf5")
+    with h5py.File(tmp_path / "new.hdf5") as file:
+        array = file["data/demo_0/next_obs/robot0_eef_pos"]
+        assert (array.compression, array.chunks) == (compression, (4, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("rewards", np.ones(6), r"demo_0/rewards is \(6,\); expected \(5,\)"),
+        ("dones", np.ones((5, 1)), r"demo_0/dones is \(5, 1\)"),
+        ("obs/robot0_eef_pos", np.zeros((3, 3)), r"expected a length of 5 or 6"),
+        ("next_obs/robot0_eef_pos", np.zeros((6, 3)), r"expected a length of 5,"),
+        ("obs/sub/x", np.zeros((5, 2)), "demo_0/obs/sub is a group"),
+        ("obs", np.zeros((5, 2)), "demo_0/obs is an array"),
+        ("obs/extra", np.zeros((5, 2)), "next_obs has the keys .*; expected those of obs"),
+        ("actions", np.zeros((0, 7)), r"demo_0/actions is \(0, 7\)"),
+        ("actions", np.full((5, 7), b"x"), r"demo_0/actions is of type \|S1"),
+        ("extra", h5py.SoftLink("/nowhere"), "demo_0/extra is a link to nothing"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(
+    tiny_dataset: Path, tmp_path: Path, name: str, values: Any, message: str
+) -> None:
+    replace(tiny_dataset, f"data/demo_0/{name}", values)
+    with pytest.raises(DatasetError, match=message):
+        complete_dataset(tiny_dataset, tmp_path / "new.hdf5", assume_success=True)
+    assert list(tmp_path.iterdir()) == [tiny_dataset]
+
+
+def test_a_target_that_cannot_be_made_is_named(tiny_dataset: Path) -> None:
+    with pytest.raises(DatasetError, match=r"/proc/nope/x.hdf5 cannot be made"):
+        complete_dataset(tiny_dataset, Path("/proc/nope/x.hdf5"))
+
+
+@pytest.mark.parametrize("version", [None, "1.4.1", 1.4])
+def test_controllers_tell_an_old_version(version: object) -> None:
+    new = convert_env_args(old_env_args() | {"env_version": version}, "1.5.2")
+    assert new["env_kwargs"]["lite_physics"] is False
+
+
+def test_controllers_tell_a_new_version() -> None:
+    new = convert_env_args(old_env_args(), "1.5.2")
+    new["env_kwargs"].pop("lite_physics")
+    del new["env_version"]
+    assert "lite_physics" not in convert_env_args(new, "1.5.2")["env_kwargs"]
+
+
+@pytest.mark.parametrize(
+    ("env_args", "message"),
+    [
+        (old_env_args(controller_configs="OSC_POSE"), "the controller 'OSC_POSE' in env_args"),
+        (old_env_args() | {"type": 2}, "env_args of type 2; expected type 1, robosuite"),
+    ],
+)
+def test_other_metadata_are_not_translated(env_args: dict[str, Any], message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        convert_env_args(env_args, "1.5.2")
+
+
+@pytest.mark.parametrize("options", [["--replay", "--compress", "foo"], []])
+def test_script_reports_bad_input_in_one_line(
+    tiny_dataset: Path, tmp_path: Path, options: list[str]
+) -> None:
+    if not options:
+        without(tiny_dataset, "rewards")
+    command = [sys.executable, str(SCRIPTS / "convert_dataset.py"), str(tiny_dataset)]
+    done = subprocess.run(
+        [*command, str(tmp_path / "new.hdf5"), *options],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("convert_dataset.py: ")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == [tiny_dataset]

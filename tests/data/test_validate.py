@@ -60,6 +60,39 @@ def attribute(key: str, value: object, group: str = "data") -> Callable[[h5py.Fi
     return change
 
 
+def group(name: str) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        del file[name]
+        file.create_group(name)
+
+    return change
+
+
+def link(name: str) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        if name in file:
+            del file[name]
+        file[name] = h5py.SoftLink("/nowhere")
+
+    return change
+
+
+def names(mask: str, *members: str) -> Callable[[h5py.File], None]:
+    return lambda file: replace(file, f"mask/{mask}", np.array(members, dtype="S6"))
+
+
+def everywhere(key: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[h5py.File], None]:
+    def change_all(file: h5py.File) -> None:
+        for demo in file["data"].values():
+            for part in ("obs", "next_obs"):
+                replace(demo, f"{part}/{key}", change(demo[f"{part}/{key}"][()]))
+
+    return change_all
+
+
+STRINGS = np.full((5, 7), b"x")
+PICTURES = "agentview_image"
+
 BROKEN: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "no data": (drop("data"), "no group 'data'"),
     "no demos": (drop("data/demo_0", "data/demo_1"), "no demonstrations"),
@@ -107,6 +140,70 @@ BROKEN: dict[str, tuple[Callable[[h5py.File], None], str]] = {
         lambda f: replace(f, "mask/train", np.array(["demo_0", "demo_9"], dtype="S")),
         "mask/train names demo_9",
     ),
+    "number for a name": (
+        lambda f: (f.move("data/demo_0", "data/0"), names("train", "0")(f)),
+        "demonstrations named 0; expected names demo_0",
+    ),
+    "mask twice": (names("train", "demo_0", "demo_0"), "mask/train names demo_0 twice"),
+    "masks overlap": (
+        names("valid", "demo_0", "demo_1"),
+        "mask/train and mask/valid both name demo_0",
+    ),
+    "mask group": (group("mask/train"), "mask/train is not an array"),
+    "mask scalar": (
+        lambda f: replace(f, "mask/train", np.bytes_("demo_0")),
+        r"mask/train is an array \(\)",
+    ),
+    "masks array": (lambda f: replace(f, "mask", np.zeros(2)), "mask is an array"),
+    "float pictures": (
+        everywhere(PICTURES, lambda a: a / 255),
+        "agentview_image has pictures of type float64; expected uint8 from 0 to 255",
+    ),
+    "float pictures of one demo": (
+        lambda f: replace(f, f"data/demo_1/obs/{PICTURES}", np.full((4, 8, 8, 3), np.nan)),
+        "demo_1/obs/agentview_image has pictures of type float64",
+    ),
+    "channels first": (
+        everywhere(PICTURES, lambda a: np.moveaxis(a, -1, 1)),
+        r"pictures of shape \(3, 8, 8\).*last axis",
+    ),
+    "NaN depth": (
+        everywhere(PICTURES, lambda a: np.full((*a.shape[:-1], 1), np.nan)),
+        "agentview_image is NaN or infinite at step 0",
+    ),
+    "string observation": (
+        everywhere("robot0_eef_pos", lambda a: np.full(a.shape, b"x")),
+        r"obs/robot0_eef_pos is of type \|S1; expected an array of numbers",
+    ),
+    "empty observation": (everywhere("robot0_eef_pos", lambda a: a[:, :0]), r"is \(5, 0\)"),
+    "observation group": (group("data/demo_1/obs/robot0_eef_pos"), "robot0_eef_pos is a group"),
+    "first observation group": (group("data/demo_0/obs/robot0_eef_pos"), "is a group"),
+    "observation link": (link("data/demo_1/obs/robot0_eef_pos"), "is a link to nothing"),
+    "next_obs array": (
+        lambda f: replace(f, "data/demo_1/next_obs", np.zeros((4, 3))),
+        "demo_1/next_obs is an array; expected a group",
+    ),
+    "done of 7": (put("data/demo_0/dones", 2, 7), "dones is 7 at step 2"),
+    "string actions": (
+        lambda f: replace(f, "data/demo_0/actions", STRINGS),
+        r"actions is of type \|S1",
+    ),
+    "action group": (group("data/demo_0/actions"), "actions is a group"),
+    "no action dimensions": (
+        lambda f: replace(f, "data/demo_0/actions", np.zeros((5, 0))),
+        r"actions is \(5, 0\)",
+    ),
+    "reward group": (group("data/demo_0/rewards"), "rewards is a group"),
+    "demo link": (link("data/demo_7"), "data/demo_7 is a link to nothing"),
+    "num_samples array": (
+        attribute("num_samples", np.array([5, 5]), "data/demo_0"),
+        r"num_samples is \[5, 5\]",
+    ),
+    "num_samples string": (attribute("num_samples", "5", "data/demo_0"), "num_samples is '5'"),
+    "no env_kwargs": (
+        attribute("env_args", json.dumps({"env_name": "Lift", "type": 1, "env_kwargs": None})),
+        "env_kwargs null; expected a JSON object",
+    ),
 }
 
 
@@ -119,6 +216,49 @@ def test_broken_dataset(tiny_dataset: Path, case: str) -> None:
         validate_dataset(tiny_dataset)
     assert "\n" not in str(caught.value)
     assert caught.value.action
+
+
+def test_a_wanted_mask_is_not_empty(tiny_dataset: Path) -> None:
+    with h5py.File(tiny_dataset, "r+") as file:
+        names("train")(file)
+    validate_dataset(tiny_dataset)
+    with pytest.raises(DatasetError, match="mask/train is empty"):
+        validate_dataset(tiny_dataset, filter_keys=["train"])
+
+
+def test_damaged_values(tiny_dataset: Path) -> None:
+    with h5py.File(tiny_dataset, "r+") as file:
+        actions = file["data/demo_1/actions"][()]
+        del file["data/demo_1/actions"]
+        array = file.create_dataset("data/demo_1/actions", data=actions, compression="gzip")
+        chunk = array.id.get_chunk_info(0)
+    with tiny_dataset.open("r+b") as raw:
+        raw.seek(chunk.byte_offset)
+        raw.write(b"\0" * chunk.size)
+    with pytest.raises(DatasetError, match="data/demo_1/actions cannot be read"):
+        validate_dataset(tiny_dataset)
+
+
+@pytest.mark.parametrize("key", ["rewards", "dones"])
+def test_nothing_but_zeros_is_a_warning(
+    tiny_dataset: Path, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    validate_dataset(tiny_dataset)
+    assert not caplog.text
+    with h5py.File(tiny_dataset, "r+") as file:
+        for demo in file["data"].values():
+            demo[key][...] = 0
+    validate_dataset(tiny_dataset)
+    assert f"{key} are 0 at every step" in caplog.text
+    caplog.clear()
+    validate_dataset(tiny_dataset, need_transitions=False)
+    assert not caplog.text
+
+
+def test_depth_may_be_floats(tiny_dataset: Path) -> None:
+    with h5py.File(tiny_dataset, "r+") as file:
+        everywhere(PICTURES, lambda a: np.zeros((*a.shape[:-1], 1), np.float32))(file)
+    assert validate_dataset(tiny_dataset).obs_shapes[PICTURES] == (8, 8, 1)
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -159,6 +299,23 @@ def test_other_robosuite_version(tiny_dataset: Path, caplog: pytest.LogCaptureFi
         validate_dataset(tiny_dataset, strict_version=True)
 
 
+OLD = {"controller_configs": {"type": "OSC_POSE"}}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"env_version": 1.4}, {"env_version": None, "env_kwargs": OLD}]
+)
+def test_an_old_version_is_known_by_number_or_controllers(
+    tiny_dataset: Path, changes: dict[str, object]
+) -> None:
+    with h5py.File(tiny_dataset, "r+") as file:
+        env_args = json.loads(file["data"].attrs["env_args"])
+        file["data"].attrs["env_args"] = json.dumps(env_args | changes)
+    validate_dataset(tiny_dataset)
+    with pytest.raises(DatasetError, match=r"was made with robosuite 1\.4;"):
+        validate_dataset(tiny_dataset, rollouts=True)
+
+
 def test_script_exit_codes(tiny_dataset: Path) -> None:
     command = [sys.executable, str(SCRIPTS / "validate_dataset.py"), str(tiny_dataset)]
     good = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -168,4 +325,4 @@ def test_script_exit_codes(tiny_dataset: Path) -> None:
         [*command, "--obs-keys", "object"], capture_output=True, text=True, check=False
     )
     assert bad.returncode == 2
-    assert bad.stderr.startswith("error: ") and bad.stderr.count("\n") == 1
+    assert bad.stderr.startswith("validate_dataset.py: ") and bad.stderr.count("\n") == 1

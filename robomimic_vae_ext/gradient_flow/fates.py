@@ -162,6 +162,10 @@ class Fates:
                 found.setdefault(loss.name, set()).add(item.parameter)
         return {name: frozenset(items) for name, items in found.items()}
 
+    def driven_parameters(self, loss: str) -> frozenset[int]:
+        """Parameters that a loss moves."""
+        return self._driven.get(loss, frozenset())
+
     def driven_modules(self, loss: str) -> frozenset[str]:
         """Modules that a loss moves."""
         parameters = self.recording.parameters
@@ -243,6 +247,10 @@ class Fates:
             squares[item.backward] = squares.get(item.backward, 0.0) + item.norm**2
         norm = sum(math.sqrt(s) for s in squares.values()) / len(squares)
         verdict = next(v for v in self._ORDER if v in fates)
+        moved = {item.parameter for item in fates.get(Verdict.DRIVEN, ())}
+        lost = {item.parameter for item in fates.get(Verdict.DISCARDED, ())} - moved
+        if verdict is Verdict.DRIVEN and lost:  # one half of an encoder, in the wrong optimizer
+            verdict = Verdict.DISCARDED
         return Cell(loss, module, norm, verdict, {v: tuple(found) for v, found in fates.items()})
 
     def _fate(self, loss: str, module: str, item: Contribution) -> Verdict:

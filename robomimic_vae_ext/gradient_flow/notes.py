@@ -61,14 +61,12 @@ def _starved(fates: Fates) -> Iterator[Finding]:
             for i in recording.of_module(module)
             if recording.owners.get(i) and recording.parameters[i].trainable
         ]
-        missing = tuple(recording.parameters[i].name for i in owned if i not in reached)
+        missing = [i for i in owned if i not in reached]
         if not missing:
             continue
         owners = recording.module_owners(module)
         site = _first_step(recording, owners)
-        some = f"{len(missing)} of {len(owned)} parameters of {module} ({', '.join(missing[:3])}"
-        some += ", ...)" if len(missing) > 3 else ")"
-        subject = module if len(missing) == len(owned) else some
+        subject = module if len(missing) == len(owned) else recording.describe(missing)
         yield Finding(
             Verdict.STARVED,
             Severity.NOTE,
@@ -77,7 +75,7 @@ def _starved(fates: Fates) -> Iterator[Finding]:
             f"recording.",
             site,
             optimizer=", ".join(owners),
-            parameters=missing,
+            parameters=tuple(recording.parameters[i].name for i in missing),
         )
 
 

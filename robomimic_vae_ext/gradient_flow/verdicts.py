@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from robomimic_vae_ext.gradient_flow.contract import Contract, Finding, Severity, Verdict
+from robomimic_vae_ext.gradient_flow.discards import discarded
 from robomimic_vae_ext.gradient_flow.events import (
     NOWHERE,
-    Backward,
-    Cleared,
     Clipped,
     Contribution,
     Recording,
-    Site,
     Stepped,
 )
 from robomimic_vae_ext.gradient_flow.fates import Fates
@@ -31,7 +29,7 @@ def judge(fates: Fates, contract: Contract | None) -> tuple[Finding, ...]:
         contract: what was meant; without it only what is wrong in any case is called broken.
     """
     found: list[Finding] = []
-    for rule in (_discarded, _orphans, _stale, _double_owned, _drift):
+    for rule in (discarded, _orphans, _stale, _double_owned, _drift):
         found.extend(rule(fates))
     found.extend(target_findings(fates, contract))
     if contract is not None:
@@ -49,43 +47,6 @@ def _strongest(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     for finding in sorted(findings, key=lambda f: f.severity is Severity.NOTE):
         kept.setdefault(finding.key, finding)
     return tuple(kept.values())
-
-
-def _discarded(fates: Fates) -> Iterator[Finding]:
-    for cell in fates.cells:
-        items = cell.fates.get(Verdict.DISCARDED, ())
-        if not items:
-            continue
-        recording = fates.recording
-        reset = _event_site(recording, items[0].cleared)
-        owners = " and ".join(recording.module_owners(cell.module))
-        by = recording.events[items[0].cleared or 0]
-        how = (
-            f"{by.by}.zero_grad()" if isinstance(by, Cleared) and by.by != "by hand" else "a reset"
-        )
-        message = (
-            f"the gradient of {cell.loss.name} reaches {cell.module} (norm {cell.norm:.3g}) and "
-            f"is thrown away by {how} at {reset.where} before {owners}, its owner, has stepped "
-            f"with it."
-        )
-        if any(_is_nonfinite(recording, item) for item in items):
-            message += " It holds nan or inf, for which a gradient scaler skips the step."
-        elsewhere = Verdict.DRIVEN in cell.fates
-        if elsewhere:
-            message += " Other calls of the same loss do drive it."
-        excused = (cell.loss.name, cell.module) in fates.excused
-        if excused:
-            message += " It may be a detach left out on purpose: a contract would tell."
-        severity = Severity.NOTE if elsewhere or excused else Severity.BROKEN
-        yield Finding(
-            Verdict.DISCARDED,
-            severity,
-            cell.module,
-            message,
-            reset,
-            loss=cell.loss.name,
-            parameters=_names(recording, items),
-        )
 
 
 def _orphans(fates: Fates) -> Iterator[Finding]:
@@ -199,10 +160,6 @@ def _drift(fates: Fates) -> Iterator[Finding]:
             )
 
 
-def _event_site(recording: Recording, index: int | None) -> Site:
-    return NOWHERE if index is None else recording.events[index].site  # type: ignore[union-attr]
-
-
 def _names(recording: Recording, items: Iterable[Contribution]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(recording.parameters[item.parameter].name for item in items))
 
@@ -212,8 +169,3 @@ def _loss_name(fates: Fates, item: Contribution) -> str:
         if item.backward in loss.indices:
             return loss.name
     return "a backward before the recording"
-
-
-def _is_nonfinite(recording: Recording, item: Contribution) -> bool:
-    event = recording.events[item.backward]
-    return isinstance(event, Backward) and item.parameter in event.nonfinite

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from robomimic_vae_ext.gradient_flow import record
-from tests.gradient_flow import corpus_gradients, corpus_ownership
+from tests.gradient_flow import corpus_gradients, corpus_ownership, corpus_parts
 from tests.gradient_flow.corpus_base import Case
 
-CASES = (*corpus_gradients.CASES, *corpus_ownership.CASES)
+CASES = (*corpus_gradients.CASES, *corpus_ownership.CASES, *corpus_parts.CASES)
 
 
 def test_the_corpus_is_large_enough() -> None:

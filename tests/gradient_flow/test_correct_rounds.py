@@ -1,0 +1,108 @@
+"""Correct loops whose lines, rounds or owners are unusual: no false alarm here either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from torch import nn
+from torch.nn.functional import mse_loss
+
+from robomimic_vae_ext.gradient_flow import Contract, Loss, Verdict, record
+from tests.gradient_flow.corpus_base import (
+    ACTION,
+    OBS,
+    Critic,
+    Loop,
+    adam,
+    batch,
+    encoder,
+    head,
+)
+
+
+def losses_of_one_line() -> Loop:
+    enc, critic, vae = encoder(), Critic(), head()
+    optimizers = {"critic": adam(critic, enc), "vae": adam(vae)}
+
+    def step() -> None:
+        obs, action, value = batch()
+        features = enc(obs)
+        losses = {
+            "critic": mse_loss(critic(features, action), value),
+            "vae": mse_loss(vae(features.detach()), action),
+        }
+        for name, loss in losses.items():
+            optimizers[name].zero_grad()
+            loss.backward()
+            optimizers[name].step()
+
+    return Loop({"encoder": enc, "critic": critic, "vae": vae}, optimizers, step)
+
+
+def one_loss_over_experts() -> Loop:
+    """One line, one loss, now by way of this expert and now of that."""
+    router, first, second = encoder(), head(), head()
+    optimizer = adam(router, first, second)
+    turns = iter(range(100))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        for expert in (first, second) if next(turns) % 2 else (second, first):
+            obs, action, _ = batch()
+            mse_loss(expert(router(obs)), action).backward()
+        optimizer.step()
+
+    modules = {"router": router, "first": first, "second": second}
+    return Loop(modules, {"all": optimizer}, step)
+
+
+def a_retry_now_and_then() -> Loop:
+    policy = nn.Linear(OBS, ACTION)
+    optimizer = adam(policy)
+    turns = iter(range(100))
+
+    def step() -> None:
+        for _ in range(2 if next(turns) == 1 else 1):
+            obs, action, _ = batch()
+            optimizer.zero_grad()
+            mse_loss(policy(obs), action).backward()
+        optimizer.step()
+
+    return Loop({"policy": policy}, {"policy": optimizer}, step)
+
+
+CONTRACTS: dict[str, Contract] = {
+    "losses_of_one_line": Contract(
+        losses={"critic": Loss(("critic", "encoder")), "vae": Loss(("vae",))},
+        owners={"encoder": "critic"},
+    ),
+    "one_loss_over_experts": Contract(losses={"task": Loss(("router", "first", "second"))}),
+}
+
+LOOPS = (
+    losses_of_one_line,
+    one_loss_over_experts,
+    a_retry_now_and_then,
+)
+
+
+@pytest.mark.parametrize("build", LOOPS, ids=lambda build: build.__name__)
+@pytest.mark.parametrize("trace_writes", [True, False], ids=["traced", "untraced"])
+def test_no_false_alarm(build: Callable[[], Loop], trace_writes: bool) -> None:
+    loop = build()
+    with record(loop.modules, loop.optimizers, trace_writes=trace_writes) as tape:
+        for _ in range(3):
+            loop.step()
+    contract = CONTRACTS.get(build.__name__)
+    for report in (tape.report(), tape.report(contract)):
+        assert report.ok, str(report)
+        owned = [m for m in report.recording.modules if report.recording.module_owners(m)]
+        assert all(report.states[m] is Verdict.DRIVEN for m in owned), str(report)
+
+
+def test_losses_of_one_line_are_named_by_what_they_reach() -> None:
+    loop = losses_of_one_line()
+    with record(loop.modules, loop.optimizers) as tape:
+        loop.step()
+    assert tape.report().losses == ("step[critic+encoder]", "step[vae]")

@@ -113,15 +113,21 @@ class Fates:
         return None
 
     def _was_anothers(self, item: Contribution, step: Stepped) -> bool:
-        """Another optimizer had stepped with this backward, then a new loss came, then this step.
+        """The gradient was left on the way to what another optimizer stepped, before a new loss.
 
-        Two losses summed by two backward calls, or one loss stepped by two optimizers, have no
-        such sequence.
+        The actor's loss leaves one in the critic. Where nothing lies behind the module (a shared
+        encoder with an optimizer of its own) the gradient was meant for it, and waits to be summed
+        with the next loss's.
         """
+        backward = self._events[item.backward]
+        assert isinstance(backward, Backward)
+        module = self.recording.parameters[item.parameter].module
+        behind = backward.upstream.get(module, frozenset()) - {module}
         for other in self._steps_with.get(item.backward, []):
             used = self._events[other]
             assert isinstance(used, Stepped)
-            if other < step.index and used.optimizer != step.optimizer:
+            served = {self.recording.parameters[i].module for i in used.owned}
+            if other < step.index and used.optimizer != step.optimizer and behind & served:
                 return any(
                     isinstance(event, Backward) and step.owned & event.added.keys()
                     for event in self._events[other + 1 : step.index]

@@ -8,6 +8,7 @@ from robomimic_vae_ext.gradient_flow.contract import Contract, Finding, Severity
 from robomimic_vae_ext.gradient_flow.discards import discarded
 from robomimic_vae_ext.gradient_flow.events import (
     NOWHERE,
+    Backward,
     Clipped,
     Contribution,
     Recording,
@@ -139,13 +140,19 @@ def _drift(fates: Fates) -> Iterator[Finding]:
     """Modules that a step moved although no new gradient had come since the last one."""
     recording = fates.recording
     used = {(index, c.parameter) for c in recording.contributions for index in c.used}
+    zeros: dict[str, set[int]] = {}  # optimizer -> what received exact zeros since its last step
     for event in recording.events:
+        if isinstance(event, Backward):
+            # A loss that is satisfied, or a head that starts at zero: reached all the same.
+            still = {i for i, norm in event.added.items() if norm == 0.0}
+            zeros = {name: zeros.get(name, set()) | still for name in recording.optimizers}
         if not isinstance(event, Stepped):
             continue
+        reached = zeros.pop(event.optimizer, set())
         moved_modules = {recording.parameters[i].module for i in event.moved if i in event.owned}
         for module in sorted(moved_modules):
             inside = recording.of_module(module)
-            if any((event.index, i) in used for i in inside):
+            if reached & set(inside) or any((event.index, i) in used for i in inside):
                 continue
             distance = sum(event.moved.get(i, 0.0) ** 2 for i in inside) ** 0.5
             yield Finding(

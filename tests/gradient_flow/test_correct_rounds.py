@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
 from robomimic_vae_ext.gradient_flow import Contract, Loss, Verdict, record
 from tests.gradient_flow.corpus_base import (
     ACTION,
+    FEATURES,
     OBS,
     Critic,
     Loop,
@@ -72,6 +74,56 @@ def a_retry_now_and_then() -> Loop:
     return Loop({"policy": policy}, {"policy": optimizer}, step)
 
 
+def encoder_optimizer_steps_last() -> Loop:
+    enc, critic, vae = encoder(), Critic(), head()
+    enc_opt, critic_opt, vae_opt = adam(enc), adam(critic), adam(vae)
+
+    def step() -> None:
+        obs, action, value = batch()
+        for optimizer in (enc_opt, critic_opt, vae_opt):
+            optimizer.zero_grad()
+        features = enc(obs)
+        mse_loss(critic(features, action), value).backward(retain_graph=True)
+        critic_opt.step()
+        # The critic's gradient waits in the encoder, to be summed with the reconstruction's.
+        mse_loss(vae(features), action).backward()
+        vae_opt.step()
+        enc_opt.step()
+
+    modules = {"encoder": enc, "critic": critic, "vae": vae}
+    return Loop(modules, {"encoder": enc_opt, "critic": critic_opt, "vae": vae_opt}, step)
+
+
+def head_that_starts_at_zero() -> Loop:
+    """Its zeros are all that the encoder receives in the first step, and AdamW decays weights."""
+    enc, policy = encoder(), nn.Linear(FEATURES, ACTION)
+    nn.init.zeros_(policy.weight)
+    optimizer = torch.optim.AdamW([*enc.parameters(), *policy.parameters()], lr=1e-2)
+
+    def step() -> None:
+        obs, action, _ = batch()
+        optimizer.zero_grad()
+        mse_loss(policy(enc(obs)), action).backward()
+        optimizer.step()
+
+    return Loop({"encoder": enc, "policy": policy}, {"policy": optimizer}, step)
+
+
+def hinge_that_is_satisfied() -> Loop:
+    policy = nn.Linear(OBS, 1)
+    optimizer = adam(policy)
+    turns = iter(range(100))
+
+    def step() -> None:
+        obs, _, _ = batch()
+        optimizer.zero_grad()
+        margin = -100.0 if next(turns) % 2 else 100.0  # every second gradient is exactly zero
+        torch.relu(margin - policy(obs)).mean().backward()
+        optimizer.step()
+
+    return Loop({"policy": policy}, {"policy": optimizer}, step)
+
+
 CONTRACTS: dict[str, Contract] = {
     "losses_of_one_line": Contract(
         losses={"critic": Loss(("critic", "encoder")), "vae": Loss(("vae",))},
@@ -84,6 +136,9 @@ LOOPS = (
     losses_of_one_line,
     one_loss_over_experts,
     a_retry_now_and_then,
+    encoder_optimizer_steps_last,
+    head_that_starts_at_zero,
+    hinge_that_is_satisfied,
 )
 
 

@@ -29,7 +29,7 @@ _RESHAPING = (
 
 
 def upstream_modules(
-    roots: Iterable[torch.Tensor], module_of: Callable[[torch.Tensor], int | None]
+    roots: Iterable[Any], module_of: Callable[[torch.Tensor], int | None]
 ) -> dict[int, int]:
     """For each module a loss reaches, the modules that feed it.
 
@@ -38,7 +38,7 @@ def upstream_modules(
     the road: a gradient that arrives there was meant for it.
 
     Args:
-        roots: the tensors that backward is called on.
+        roots: nodes of the graph that backward starts from: `grad_fn` of its tensors.
         module_of: leaf tensor -> module number, None for leaves that are not tracked.
 
     Returns:
@@ -47,7 +47,7 @@ def upstream_modules(
     """
     reach: dict[Any, int] = {}
     upstream: dict[int, int] = {}
-    for node in _children_first([t.grad_fn for t in roots if t.grad_fn is not None]):
+    for node in _children_first(roots):
         if _is_leaf(node):
             module = module_of(node.variable)
             reach[node] = 0 if module is None else 1 << module

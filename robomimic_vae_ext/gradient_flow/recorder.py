@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -30,6 +30,9 @@ from robomimic_vae_ext.gradient_flow.ledger import Changes, Ledger
 from robomimic_vae_ext.gradient_flow.movement import MovementWatch
 from robomimic_vae_ext.gradient_flow.ownership import Ownership
 from robomimic_vae_ext.gradient_flow.writes import WriteTrace
+
+# A tuple itself, so that it is looked for first; torch 2.0 has none.
+_EDGE: Any = getattr(torch.autograd.graph, "GradientEdge", ())
 
 
 class Recorder:
@@ -89,19 +92,20 @@ class Recorder:
         """True while an optimizer or the recorder itself writes."""
         return self._busy or self._stepping is not None
 
-    def on_backward(self, roots: Any, call: Callable[[], Any]) -> Any:
+    def on_backward(self, roots: Any, call: Callable[[Any], Any]) -> Any:
         """Run a backward and book what it adds to which parameter."""
         if self._backward_depth:  # a checkpointed layer runs its own backward inside the loss's
-            return call()
-        roots = [roots] if isinstance(roots, torch.Tensor) else list(roots)
+            return call(roots)
+        single = isinstance(roots, (torch.Tensor, _EDGE))
+        listed = (roots,) if single else tuple(roots)
         with self._working():
             site = self._catch_up()
-            upstream = self._upstream(roots)
+            upstream = self._upstream(listed)
             added: dict[int, torch.Tensor] = {}
             hooks = [self._hook(i, added) for i in self._trainable()]
         self._backward_depth += 1
         try:
-            result = call()
+            result = call(roots if single else listed)
         finally:
             self._backward_depth -= 1
             for hook in hooks:
@@ -272,14 +276,15 @@ class Recorder:
     def _trainable(self) -> list[int]:
         return [i for i, t in enumerate(self._inventory.tensors) if t.requires_grad and t.is_leaf]
 
-    def _upstream(self, roots: list[torch.Tensor]) -> dict[int, int]:
+    def _upstream(self, roots: Sequence[Any]) -> dict[int, int]:
         numbers = {name: k for k, name in enumerate(self._inventory.modules)}
 
         def module_of(tensor: torch.Tensor) -> int | None:
             index = self._owners.index(tensor)
             return None if index is None else numbers[self._inventory.parameters[index].module]
 
-        return upstream_modules(roots, module_of)
+        nodes = [root.node if isinstance(root, _EDGE) else root.grad_fn for root in roots]
+        return upstream_modules([node for node in nodes if node is not None], module_of)
 
     def _drop_writes(self) -> None:
         if self.trace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -20,6 +21,7 @@ from tests.gradient_flow.corpus_base import (
     batch,
     encoder,
     head,
+    polyak,
 )
 
 
@@ -124,6 +126,50 @@ def hinge_that_is_satisfied() -> Loop:
     return Loop({"policy": policy}, {"policy": optimizer}, step)
 
 
+def copied_every_ten_steps() -> Loop:
+    q = nn.Linear(OBS, 1)
+    q_target = copy.deepcopy(q)
+    optimizer = adam(q)
+    turns = iter(range(1, 100))
+
+    def step() -> None:
+        obs, _, reward = batch()
+        optimizer.zero_grad()
+        mse_loss(q(obs), reward + 0.9 * q_target(obs).detach()).backward()
+        optimizer.step()
+        if next(turns) % 10 == 0:
+            q_target.load_state_dict(q.state_dict())
+
+    return Loop({"q": q, "q_target": q_target}, {"q": optimizer}, step)
+
+
+def delayed_actor_with_targets_in_every_step() -> Loop:
+    critic, actor = nn.Linear(OBS + ACTION, 1), nn.Linear(OBS, ACTION)
+    critic_target, actor_target = copy.deepcopy(critic), copy.deepcopy(actor)
+    critic_opt, actor_opt = adam(critic), adam(actor)
+    turns = iter(range(100))
+
+    def step() -> None:
+        obs, action, value = batch()
+        critic_opt.zero_grad()
+        mse_loss(critic(torch.cat([obs, action], -1)), value).backward()
+        critic_opt.step()
+        if next(turns) % 2 == 0:
+            actor_opt.zero_grad()
+            (-critic(torch.cat([obs, actor(obs)], -1)).mean()).backward()
+            actor_opt.step()
+        polyak(critic_target, critic)
+        polyak(actor_target, actor)
+
+    modules = {
+        "critic": critic,
+        "actor": actor,
+        "critic_target": critic_target,
+        "actor_target": actor_target,
+    }
+    return Loop(modules, {"critic": critic_opt, "actor": actor_opt}, step)
+
+
 CONTRACTS: dict[str, Contract] = {
     "losses_of_one_line": Contract(
         losses={"critic": Loss(("critic", "encoder")), "vae": Loss(("vae",))},
@@ -139,6 +185,8 @@ LOOPS = (
     encoder_optimizer_steps_last,
     head_that_starts_at_zero,
     hinge_that_is_satisfied,
+    copied_every_ten_steps,
+    delayed_actor_with_targets_in_every_step,
 )
 
 

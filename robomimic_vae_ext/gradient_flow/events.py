@@ -66,6 +66,7 @@ class Backward:
         upstream: module -> modules whose output this loss pushed through it; a gradient left in
             a module with something upstream is the price of reaching that something.
         nonfinite: indices of parameters whose added gradient holds nan or inf.
+        copied: written by hand and not out of `torch.autograd.grad`: earlier gradients, rearranged.
     """
 
     index: int
@@ -75,6 +76,7 @@ class Backward:
     upstream: Mapping[str, frozenset[str]]
     nonfinite: frozenset[int]
     by_hand: bool = False
+    copied: bool = False
 
 
 @dataclass(frozen=True)

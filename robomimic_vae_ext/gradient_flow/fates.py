@@ -158,13 +158,40 @@ class Fates:
         )
 
     @cached_property
+    def handed_on(self) -> frozenset[tuple[int, int]]:
+        """(backward, parameter): copied before a reset, and stepped with as a hand-written sum.
+
+        What PCGrad and its kin do. The copy itself cannot be seen, but a gradient that is written
+        by hand and not out of `torch.autograd.grad` has no other source.
+        """
+        found = set()
+        by_parameter: dict[int, list[Contribution]] = {}
+        for item in self.recording.contributions:
+            by_parameter.setdefault(item.parameter, []).append(item)
+        for items in by_parameter.values():
+            steps = {index: item.backward for item in items for index in item.used}
+            for item in items:
+                if item.used or item.cleared is None:
+                    continue
+                later = [index for index in steps if index > item.cleared]
+                source = self._events[steps[min(later)]] if later else None
+                if isinstance(source, Backward) and source.copied:
+                    found.add((item.backward, item.parameter))
+        return frozenset(found)
+
+    def _has_moved(self, item: Contribution) -> bool:
+        """Whether a step, or a hand, has moved the parameter with this gradient."""
+        handed_on = (item.backward, item.parameter) in self.handed_on
+        return bool(item.used) or item.by_hand or handed_on
+
+    @cached_property
     def _driven(self) -> dict[str, frozenset[int]]:
         """Loss -> parameters that a step moved with its gradient."""
         found: dict[str, set[int]] = {}
         for item in self.recording.contributions:
             loss = self._loss_of.get(item.backward)
             served = (item.backward, item.parameter) not in self._never_served
-            if loss is not None and (item.used or item.by_hand) and served:
+            if loss is not None and self._has_moved(item) and served:
                 found.setdefault(loss.name, set()).add(item.parameter)
         return {name: frozenset(items) for name, items in found.items()}
 
@@ -262,7 +289,7 @@ class Fates:
     def _fate(self, loss: str, module: str, item: Contribution) -> Verdict:
         if (item.backward, item.parameter) in self._stale_keys:
             return Verdict.STALE
-        if item.used or item.by_hand:
+        if self._has_moved(item):
             return Verdict.DRIVEN
         if not self.recording.owners.get(item.parameter):
             return Verdict.ORPHAN

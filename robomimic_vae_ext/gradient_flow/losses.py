@@ -98,15 +98,17 @@ def _names_from_contract(
         names.append(fitting[0] if fitting else None)
     # What is left over goes by order, where that leaves no doubt: one by one, or, where a loss
     # reaches now this and now that (a router of experts), by the place in the code.
-    open_calls = [i for i, name in enumerate(names) if name is None and calls[i][0].label is None]
+    unnamed = [i for i, name in enumerate(names) if name is None and calls[i][0].label is None]
+    originals = [i for i in unnamed if not calls[i][0].copied]
     open_losses = [n for n, loss in contract.losses.items() if n not in names and not loss.match]
-    places = list(dict.fromkeys(_place(calls[i][0]) for i in open_calls))
-    if len(open_calls) == len(open_losses):
-        for i, name in zip(open_calls, open_losses, strict=True):
-            names[i] = name
-    elif len(places) == len(open_losses):
-        for i in open_calls:
-            names[i] = open_losses[places.index(_place(calls[i][0]))]
+    by_place: list[object] = [_place(group[0]) for group in calls]
+    for keys in ([*range(len(calls))], by_place):
+        for chosen in (unnamed, originals):
+            order = list(dict.fromkeys(keys[i] for i in chosen))
+            if len(order) == len(open_losses):
+                for i in chosen:
+                    names[i] = open_losses[order.index(keys[i])]
+                return names
     return names
 
 

@@ -100,6 +100,7 @@ class Recorder:
         listed = (roots,) if single else tuple(roots)
         with self._working():
             site = self._catch_up()
+            self._gradients_site = None
             upstream = self._upstream(listed)
             added: dict[int, torch.Tensor] = {}
             hooks = [self._hook(i, added) for i in self._trainable()]
@@ -227,6 +228,7 @@ class Recorder:
                     upstream={},
                     nonfinite=frozenset(),
                     by_hand=True,
+                    copied=self._gradients_site is None,
                 )
             )
             self._ledger.add(index, changes.appeared)

@@ -49,11 +49,14 @@ def contract_findings(
 def _leaks(
     fates: Fates, contract: Contract, known: set[tuple[str | None, str]]
 ) -> Iterator[Finding]:
+    handed_on = {parameter for _, parameter in fates.handed_on}
     for cell in fates.cells:
         terms = contract.losses.get(cell.loss.name, Loss(drives=()))
         pair = (cell.loss.name, cell.module)
         if covered((*terms.drives, *terms.passes), cell.module) or pair in known:
             continue
+        if all(call.copied for call in cell.loss.calls) and cell.parameters <= handed_on:
+            continue  # the losses whose gradients were copied are judged themselves
         allowed = ", ".join((*terms.drives, *terms.passes)) or "nothing"
         yield Finding(
             Verdict.LEAK,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 
 from robomimic_vae_ext.gradient_flow.contract import Contract, Finding, Severity, Verdict
 from robomimic_vae_ext.gradient_flow.discards import discarded
@@ -116,7 +117,7 @@ def _double_owned(fates: Fates) -> Iterator[Finding]:
     recording = fates.recording
     shared: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for i, owners in recording.owners.items():
-        if len(owners) > 1:
+        if len(owners) > 1 and not _succeeds(fates, i, owners):
             parameter = recording.parameters[i]
             shared.setdefault((parameter.module, owners), []).append(parameter.name)
     for (module, owners), names in shared.items():
@@ -134,6 +135,30 @@ def _double_owned(fates: Fates) -> Iterator[Finding]:
             optimizer=" and ".join(owners),
             parameters=tuple(names),
         )
+
+
+def _succeeds(fates: Fates, parameter: int, owners: Sequence[str]) -> bool:
+    """Whether each owner took over for good from the one before: an optimizer made anew.
+
+    The proof is a loss that the old one has stepped with, and, called again, only the new one.
+    """
+    uses: dict[str, list[tuple[int, int, str]]] = {owner: [] for owner in owners}
+    for item in fates.recording.contributions:
+        if item.parameter == parameter and item.backward >= 0:
+            for index in item.used:
+                step = fates.recording.events[index]
+                assert isinstance(step, Stepped)
+                uses[step.optimizer].append((index, item.backward, _loss_name(fates, item)))
+    if not all(uses.values()):
+        return False
+    reign = sorted(owners, key=lambda owner: min(uses[owner]))
+    for old, new in pairwise(reign):
+        end = max(index for index, _, _ in uses[old])
+        served = {loss for _, _, loss in uses[old]}
+        again = {loss for _, backward, loss in uses[new] if backward > end}
+        if min(uses[new])[0] < end or not served & again:
+            return False
+    return True
 
 
 def _drift(fates: Fates) -> Iterator[Finding]:

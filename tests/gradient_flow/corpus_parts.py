@@ -131,6 +131,27 @@ def zero_grad_before_every_micro_batch() -> Loop:
     return Loop({"policy": policy}, {"policy": optimizer}, step)
 
 
+def reconstruction_gradient_written_by_hand() -> Loop:
+    enc, critic, vae = encoder(), Critic(), head()
+    critic_opt, vae_opt = adam(critic), adam(vae, enc)
+    parameters = [*enc.parameters(), *vae.parameters()]
+
+    def step() -> None:
+        obs, action, value = batch()
+        critic_opt.zero_grad()
+        critic_loss = mse_loss(critic(enc(obs), action), value)
+        critic_loss.backward()
+        critic_opt.step()
+        vae_opt.zero_grad()  # BUG
+        gradients = torch.autograd.grad(mse_loss(vae(enc(obs)), action), parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.clamp(-0.1, 0.1)
+        vae_opt.step()
+
+    modules = {"encoder": enc, "critic": critic, "vae": vae}
+    return Loop(modules, {"critic": critic_opt, "vae": vae_opt}, step)
+
+
 OWNERS = Contract(
     losses={"critic": Loss(("critic", "encoder")), "vae": Loss(("vae",))},
     owners={"encoder": "critic", "critic": "critic", "vae": "vae"},
@@ -149,5 +170,6 @@ CASES = (
     ),
     Case(losses_of_one_line, Verdict.DISCARDED, "encoder", "the quick card, in a loop"),
     Case(the_first_critic_of_two_owns_the_encoder, Verdict.DISCARDED, "encoder", "ensembles"),
+    Case(reconstruction_gradient_written_by_hand, Verdict.DISCARDED, "encoder", "the quick card"),
     Case(zero_grad_before_every_micro_batch, Verdict.DISCARDED, "policy", "beginners' loops"),
 )

@@ -170,7 +170,77 @@ def delayed_actor_with_targets_in_every_step() -> Loop:
     return Loop(modules, {"critic": critic_opt, "actor": actor_opt}, step)
 
 
+def optimizer_made_anew() -> Loop:
+    policy = nn.Linear(OBS, ACTION)
+    optimizer = adam(policy)
+    turns = iter(range(100))
+
+    def step() -> None:
+        nonlocal optimizer
+        if next(turns) == 1:
+            optimizer = adam(policy)
+        obs, action, _ = batch()
+        optimizer.zero_grad()
+        mse_loss(policy(obs), action).backward()
+        optimizer.step()
+
+    return Loop({"policy": policy}, {"policy": optimizer}, step)
+
+
+def gradients_added_by_hand() -> Loop:
+    """As PCGrad does: one backward for each loss, copies, then one gradient written by hand."""
+    enc, value_head, policy = encoder(), nn.Linear(FEATURES, 1), head()
+    optimizer = adam(enc, value_head, policy)
+    parameters = [*enc.parameters(), *value_head.parameters(), *policy.parameters()]
+
+    def step() -> None:
+        obs, action, value = batch()
+        features = enc(obs)
+        sums = [torch.zeros_like(p) for p in parameters]
+        for loss in (mse_loss(value_head(features), value), mse_loss(policy(features), action)):
+            optimizer.zero_grad()
+            loss.backward(retain_graph=True)
+            for total, parameter in zip(sums, parameters, strict=True):
+                if parameter.grad is not None:
+                    total += parameter.grad
+        optimizer.zero_grad()
+        for total, parameter in zip(sums, parameters, strict=True):
+            parameter.grad = total
+        optimizer.step()
+
+    return Loop({"encoder": enc, "value": value_head, "policy": policy}, {"all": optimizer}, step)
+
+
+def tied_weights() -> Loop:
+    class Decoder(nn.Module):
+        def __init__(self, weight: nn.Parameter) -> None:
+            super().__init__()
+            self.weight, self.bias = weight, nn.Parameter(torch.zeros(OBS))
+
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            return features @ self.weight + self.bias
+
+    enc = nn.Linear(OBS, FEATURES)
+    decoder = Decoder(enc.weight)
+    optimizer = torch.optim.Adam([*enc.parameters(), decoder.bias])
+
+    def step() -> None:
+        obs, _, _ = batch()
+        optimizer.zero_grad()
+        mse_loss(decoder(enc(obs)), obs).backward()
+        optimizer.step()
+
+    return Loop({"encoder": enc, "decoder": decoder}, {"all": optimizer}, step)
+
+
 CONTRACTS: dict[str, Contract] = {
+    "gradients_added_by_hand": Contract(
+        losses={"value": Loss(("encoder", "value")), "policy": Loss(("encoder", "policy"))}
+    ),
+    "tied_weights": Contract(
+        losses={"reconstruction": Loss(("encoder", "decoder"))},
+        owners={"encoder": "all", "decoder": "all"},
+    ),
     "losses_of_one_line": Contract(
         losses={"critic": Loss(("critic", "encoder")), "vae": Loss(("vae",))},
         owners={"encoder": "critic"},
@@ -187,6 +257,9 @@ LOOPS = (
     hinge_that_is_satisfied,
     copied_every_ten_steps,
     delayed_actor_with_targets_in_every_step,
+    optimizer_made_anew,
+    gradients_added_by_hand,
+    tied_weights,
 )
 
 

@@ -19,7 +19,9 @@ def discarded(fates: Fates) -> Iterator[Finding]:
         served = _served(fates, cell)
         lost = [item for item in items if (item.parameter, _reach(fates, item)) not in served]
         wasted = [] if lost else _wasted(fates, cell)
-        excused = (cell.loss.name, cell.module) in fates.excused
+        # A single number among the lost, such as a temperature, is merely used by the loss.
+        sizes = {fates.recording.parameters[item.parameter].numel for item in lost}
+        excused = (cell.loss.name, cell.module) in fates.excused or sizes == {1}
         message = _message(fates, cell, lost or wasted or items)
         if wasted:
             message += f" Every step uses a call of {cell.loss.name} and loses others."

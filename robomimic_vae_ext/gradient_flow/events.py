@@ -66,6 +66,8 @@ class Backward:
         upstream: module -> modules whose output this loss pushed through it; a gradient left in
             a module with something upstream is the price of reaching that something.
         nonfinite: indices of parameters whose added gradient holds nan or inf.
+        passed: parameters that are fed by others of their own module, which another optimizer
+            owns: what `upstream` is between modules, inside one.
         copied: written by hand and not out of `torch.autograd.grad`: earlier gradients, rearranged.
     """
 
@@ -77,6 +79,7 @@ class Backward:
     nonfinite: frozenset[int]
     by_hand: bool = False
     copied: bool = False
+    passed: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -195,10 +195,6 @@ class Fates:
                 found.setdefault(loss.name, set()).add(item.parameter)
         return {name: frozenset(items) for name, items in found.items()}
 
-    def driven_parameters(self, loss: str) -> frozenset[int]:
-        """Parameters that a loss moves."""
-        return self._driven.get(loss, frozenset())
-
     def driven_modules(self, loss: str) -> frozenset[str]:
         """Modules that a loss moves."""
         parameters = self.recording.parameters
@@ -293,6 +289,12 @@ class Fates:
             return Verdict.DRIVEN
         if not self.recording.owners.get(item.parameter):
             return Verdict.ORPHAN
-        if (loss, module) in self.transits:
+        if (loss, module) in self.transits or self._is_inner_transit(loss, module, item):
             return Verdict.TRANSIT
         return Verdict.PENDING if item.cleared is None else Verdict.DISCARDED
+
+    def _is_inner_transit(self, loss: str, module: str, item: Contribution) -> bool:
+        """The critic's half of one big module, which the actor's loss passes to reach the other."""
+        event = self._events[item.backward]
+        passed = isinstance(event, Backward) and item.parameter in event.passed
+        return passed and module in self.driven_modules(loss)

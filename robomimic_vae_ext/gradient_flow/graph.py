@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+
+
+class Part(NamedTuple):
+    """Parameters of one module that the same optimizers own: mostly the whole module."""
+
+    module: str
+    owners: tuple[str, ...]
+
 
 # Nodes that only reshape, cast or slice a weight on its way into the operation that uses it.
 _RESHAPING = (
@@ -26,6 +34,44 @@ _RESHAPING = (
     "CloneBackward",
     "AliasBackward",
 )
+
+
+class Reach(NamedTuple):
+    """What a backward reaches, and by way of what.
+
+    Args:
+        upstream: module -> modules that feed it, for every module reached.
+        passed: parts that are fed by another part of their own module.
+    """
+
+    upstream: dict[str, frozenset[str]]
+    passed: frozenset[Part]
+
+
+def reach(roots: Iterable[Any], part_of: Callable[[torch.Tensor], Part | None]) -> Reach:
+    """Read the graph by parts: what a module's parameters with the same owners are.
+
+    Args:
+        roots: as for `upstream_modules`.
+        part_of: leaf tensor -> its part, None for leaves that are not tracked.
+    """
+    numbers: dict[Part, int] = {}
+
+    def number_of(tensor: torch.Tensor) -> int | None:
+        part = part_of(tensor)
+        return None if part is None else numbers.setdefault(part, len(numbers))
+
+    masks = upstream_modules(roots, number_of)
+    parts = list(numbers)
+    upstream: dict[str, frozenset[str]] = {}
+    passed = set()
+    for number, mask in masks.items():
+        module = parts[number].module
+        feeds = {part.module for k, part in enumerate(parts) if mask >> k & 1}
+        if module in feeds:
+            passed.add(parts[number])
+        upstream[module] = upstream.get(module, frozenset()) | (feeds - {module})
+    return Reach(upstream, frozenset(passed))
 
 
 def upstream_modules(

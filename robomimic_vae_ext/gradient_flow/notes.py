@@ -25,12 +25,14 @@ def note_findings(fates: Fates) -> Iterator[Finding]:
 def _transits(fates: Fates) -> Iterator[Finding]:
     for cell in fates.cells:
         if Verdict.TRANSIT in cell.fates:
+            filled = {item.parameter: None for item in cell.fates[Verdict.TRANSIT]}
+            part = fates.recording.describe(filled) if len(cell.fates) > 1 else cell.module
             yield Finding(
                 Verdict.TRANSIT,
                 Severity.NOTE,
                 cell.module,
                 f"the backward of {cell.loss.name} at {cell.loss.site.where} also fills "
-                f"{cell.module} (norm {cell.norm:.3g}), which it does not train: harmless while "
+                f"{part} (norm {cell.norm:.3g}), which it does not train: harmless while "
                 f"a zero_grad comes before the next backward, and computed for nothing.",
                 cell.loss.site,
                 loss=cell.loss.name,

@@ -53,17 +53,21 @@ def _leaks(
     for cell in fates.cells:
         terms = contract.losses.get(cell.loss.name, Loss(drives=()))
         pair = (cell.loss.name, cell.module)
-        if covered((*terms.drives, *terms.passes), cell.module) or pair in known:
+        used = any(item.used for item in cell.fates.get(Verdict.DRIVEN, ()))
+        passes = () if used else terms.passes
+        if covered((*terms.drives, *passes), cell.module) or pair in known:
             continue
         if all(call.copied for call in cell.loss.calls) and cell.parameters <= handed_on:
             continue  # the losses whose gradients were copied are judged themselves
-        allowed = ", ".join((*terms.drives, *terms.passes)) or "nothing"
+        allowed = f"allows it {', '.join((*terms.drives, *terms.passes)) or 'nothing'}"
+        if used and covered(terms.passes, cell.module):
+            allowed = f"lets it pass {cell.module}, but a step of its owner uses this gradient"
         yield Finding(
             Verdict.LEAK,
             Severity.BROKEN,
             cell.module,
             f"{cell.loss.name} reaches {cell.module} (norm {cell.norm:.3g}) by its backward at "
-            f"{cell.loss.site.where}; the contract allows it {allowed}.",
+            f"{cell.loss.site.where}; the contract {allowed}.",
             cell.loss.site,
             loss=cell.loss.name,
         )
@@ -108,8 +112,15 @@ def _not_driven(fates: Fates, loss: str, module: str) -> Iterator[Finding]:
     cell = next((c for c in fates.cells if c.loss.name == loss and c.module == module), None)
     recording = fates.recording
     if cell is not None and cell.verdict is Verdict.DRIVEN and _has_moved(recording, module):
-        return
-    verdict, why = _instead(recording, module, cell)
+        passed = {item.parameter: None for item in cell.fates.get(Verdict.TRANSIT, ())}
+        if not passed:
+            return
+        verdict, why = (
+            Verdict.DISCARDED,
+            f"no step uses its gradient in {recording.describe(passed)}",
+        )
+    else:
+        verdict, why = _instead(recording, module, cell)
     calls = next((x for x in fates.losses if x.name == loss), None)
     site = calls.site if calls else NOWHERE
     owners = recording.module_owners(module)

@@ -60,6 +60,44 @@ def half_of_the_encoder_has_another_owner() -> Loop:
     return Loop(modules, {"critic": critic_opt, "vae": vae_opt}, step)
 
 
+def last_layer_of_the_encoder_in_the_vae_optimizer() -> Loop:
+    enc, critic, vae = nn.Sequential(encoder(), nn.Linear(FEATURES, FEATURES)), Critic(), head()
+    critic_opt, vae_opt = adam(critic, enc[0]), adam(vae, enc[1])
+
+    def step() -> None:
+        obs, action, value = batch()
+        critic_opt.zero_grad()
+        critic_loss = mse_loss(critic(enc(obs), action), value)
+        critic_loss.backward()  # BUG
+        critic_opt.step()
+        vae_opt.zero_grad()
+        vae_loss = mse_loss(vae(enc(obs).detach()), action)
+        vae_loss.backward()
+        vae_opt.step()
+
+    modules = {"encoder": enc, "critic": critic, "vae": vae}
+    return Loop(modules, {"critic": critic_opt, "vae": vae_opt}, step)
+
+
+def left_over_that_the_owner_adds_to_its_own() -> Loop:
+    enc, critic, vae = encoder(), Critic(), head()
+    critic_opt, vae_opt = adam(critic, enc), adam(vae)
+
+    def step() -> None:
+        obs, action, value = batch()
+        critic_loss = mse_loss(critic(enc(obs), action), value)
+        critic_loss.backward()
+        critic_opt.step()
+        critic_opt.zero_grad()
+        vae_loss = mse_loss(vae(enc(obs)), action)  # no detach
+        vae_loss.backward()  # BUG
+        vae_opt.step()
+        vae_opt.zero_grad()
+
+    modules = {"encoder": enc, "critic": critic, "vae": vae}
+    return Loop(modules, {"critic": critic_opt, "vae": vae_opt}, step)
+
+
 class TwoBranches(nn.Module):
     """An encoder whose image branch is cut off inside it."""
 
@@ -156,10 +194,20 @@ OWNERS = Contract(
     losses={"critic": Loss(("critic", "encoder")), "vae": Loss(("vae",))},
     owners={"encoder": "critic", "critic": "critic", "vae": "vae"},
 )
+DRIVES = Contract(losses=OWNERS.losses)
+PASSES = Contract(losses={**OWNERS.losses, "vae": Loss(("vae",), passes=("encoder",))})
 CRITIC = Contract(losses={"critic": Loss(("critic", "encoder"))})
 
 CASES = (
     Case(half_of_the_encoder_in_the_vae_optimizer, Verdict.DISCARDED, "encoder", "the quick card"),
+    Case(
+        last_layer_of_the_encoder_in_the_vae_optimizer,
+        Verdict.DISCARDED,
+        "encoder",
+        "the quick card, in part",
+        DRIVES,
+    ),
+    Case(left_over_that_the_owner_adds_to_its_own, Verdict.LEAK, "encoder", "TorchRL", PASSES),
     Case(half_of_the_encoder_has_another_owner, Verdict.MISOWNED, "encoder", "split", OWNERS),
     Case(
         one_branch_is_detached_inside_the_encoder,

@@ -233,6 +233,38 @@ def tied_weights() -> Loop:
     return Loop({"encoder": enc, "decoder": decoder}, {"all": optimizer}, step)
 
 
+class ActorCritic(nn.Module):
+    """Two networks and a temperature in one module, a common way to save them together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.critic, self.actor = nn.Linear(OBS + ACTION, 1), nn.Linear(OBS, ACTION)
+        self.log_alpha = nn.Parameter(torch.zeros(1))
+
+
+def actor_and_critic_in_one_module() -> Loop:
+    agent = ActorCritic()
+    critic_opt, actor_opt = adam(agent.critic), adam(agent.actor)
+    alpha_opt = torch.optim.Adam([agent.log_alpha])
+
+    def step() -> None:
+        obs, action, value = batch()
+        critic_opt.zero_grad()
+        mse_loss(agent.critic(torch.cat([obs, action], -1)), value).backward()
+        critic_opt.step()
+        actor_opt.zero_grad()
+        acted = agent.actor(obs)
+        bonus = agent.log_alpha.exp() * acted.square().mean()  # not detached
+        (bonus - agent.critic(torch.cat([obs, acted], -1)).mean()).sum().backward()
+        actor_opt.step()
+        alpha_opt.zero_grad()
+        (agent.log_alpha * (acted.detach().square().mean() - 1.0)).sum().backward()
+        alpha_opt.step()
+
+    optimizers = {"critic": critic_opt, "actor": actor_opt, "alpha": alpha_opt}
+    return Loop({"agent": agent}, optimizers, step)
+
+
 CONTRACTS: dict[str, Contract] = {
     "gradients_added_by_hand": Contract(
         losses={"value": Loss(("encoder", "value")), "policy": Loss(("encoder", "policy"))}
@@ -260,6 +292,7 @@ LOOPS = (
     optimizer_made_anew,
     gradients_added_by_hand,
     tied_weights,
+    actor_and_critic_in_one_module,
 )
 
 

@@ -17,7 +17,12 @@ def discarded(fates: Fates) -> Iterator[Finding]:
         if not items:
             continue
         served = _served(fates, cell)
-        lost = [item for item in items if (item.parameter, _reach(fates, item)) not in served]
+        probes = _probes(fates)
+        lost = [
+            item
+            for item in items
+            if (item.parameter, _reach(fates, item)) not in served and item.backward not in probes
+        ]
         wasted = [] if lost else _wasted(fates, cell)
         # A single number among the lost, such as a temperature, is merely used by the loss.
         sizes = {fates.recording.parameters[item.parameter].numel for item in lost}
@@ -25,6 +30,8 @@ def discarded(fates: Fates) -> Iterator[Finding]:
         message = _message(fates, cell, lost or wasted or items)
         if wasted:
             message += f" Every step uses a call of {cell.loss.name} and loses others."
+        elif not lost and items[0].backward in probes:
+            message += " Its backward served to move other weights by hand, as SAM does."
         elif not lost:
             message += " Other calls of the same loss do drive it."
         if excused:
@@ -54,6 +61,12 @@ def _served(fates: Fates, cell: Cell) -> frozenset[tuple[int, frozenset[str]]]:
     """
     driven = cell.fates.get(Verdict.DRIVEN, ())
     return frozenset((item.parameter, _reach(fates, item)) for item in driven)
+
+
+def _probes(fates: Fates) -> frozenset[int]:
+    """Backward calls that moved weights by hand and that no step was to use: SAM's first."""
+    items = fates.recording.contributions
+    return frozenset(i.backward for i in items if i.by_hand) - {i.backward for i in items if i.used}
 
 
 def _reach(fates: Fates, item: Contribution) -> frozenset[str]:

@@ -98,6 +98,27 @@ def left_over_that_the_owner_adds_to_its_own() -> Loop:
     return Loop(modules, {"critic": critic_opt, "vae": vae_opt}, step)
 
 
+def encoder_in_the_vae_optimizer_weights_normalized() -> Loop:
+    enc, critic, vae = nn.Sequential(nn.Linear(OBS, FEATURES)), Critic(), head()
+    critic_opt, vae_opt = adam(critic), adam(vae, enc)
+
+    def step() -> None:
+        obs, action, value = batch()
+        critic_opt.zero_grad()
+        critic_loss = mse_loss(critic(enc(obs), action), value)
+        critic_loss.backward()
+        critic_opt.step()
+        with torch.no_grad():  # while the critic's gradient waits, but not by it
+            enc[0].weight.div_(enc[0].weight.norm(dim=1, keepdim=True))
+        vae_opt.zero_grad()  # BUG
+        vae_loss = mse_loss(vae(enc(obs)), action)
+        vae_loss.backward()
+        vae_opt.step()
+
+    modules = {"encoder": enc, "critic": critic, "vae": vae}
+    return Loop(modules, {"critic": critic_opt, "vae": vae_opt}, step)
+
+
 class TwoBranches(nn.Module):
     """An encoder whose image branch is cut off inside it."""
 
@@ -200,6 +221,12 @@ CRITIC = Contract(losses={"critic": Loss(("critic", "encoder"))})
 
 CASES = (
     Case(half_of_the_encoder_in_the_vae_optimizer, Verdict.DISCARDED, "encoder", "the quick card"),
+    Case(
+        encoder_in_the_vae_optimizer_weights_normalized,
+        Verdict.DISCARDED,
+        "encoder",
+        "the quick card, with unit rows",
+    ),
     Case(
         last_layer_of_the_encoder_in_the_vae_optimizer,
         Verdict.DISCARDED,

@@ -233,6 +233,27 @@ def tied_weights() -> Loop:
     return Loop({"encoder": enc, "decoder": decoder}, {"all": optimizer}, step)
 
 
+def sharpness_aware_in_the_weights_only() -> Loop:
+    policy = nn.Linear(OBS, ACTION)
+    optimizer = adam(policy)
+
+    def step() -> None:
+        obs, action, _ = batch()
+        mse_loss(policy(obs), action).backward()
+        with torch.no_grad():
+            assert policy.weight.grad is not None
+            climb = 0.05 * policy.weight.grad / policy.weight.grad.norm()
+            policy.weight.add_(climb)
+        optimizer.zero_grad()  # the bias's gradient goes unused
+        mse_loss(policy(obs), action).backward()
+        with torch.no_grad():
+            policy.weight.sub_(climb)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return Loop({"policy": policy}, {"policy": optimizer}, step)
+
+
 class ActorCritic(nn.Module):
     """Two networks and a temperature in one module, a common way to save them together."""
 
@@ -293,6 +314,7 @@ LOOPS = (
     gradients_added_by_hand,
     tied_weights,
     actor_and_critic_in_one_module,
+    sharpness_aware_in_the_weights_only,
 )
 
 

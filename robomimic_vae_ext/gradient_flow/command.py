@@ -69,8 +69,10 @@ def _audit(
     with contextlib.redirect_stdout(sys.stderr):
         from robomimic_vae_ext.gradient_flow import robomimic_models
 
-        config = robomimic_models.load_config(config_path, algo, dataset)
+        subject = algo or str(config_path)
         try:
+            config = robomimic_models.load_config(config_path, algo, dataset)
+            subject = str(config.algo_name)
             setup = robomimic_models.build(config, use_dataset=dataset is not None)
             tape = robomimic_models.audit(setup, steps)
         except VaeExtError:
@@ -78,8 +80,7 @@ def _audit(
         except Exception as error:  # exit 1 would say that the contract is broken
             reason = (str(error).splitlines() or [""])[0]
             raise AuditError(
-                f"{config.algo_name} fails before it could be audited "
-                f"({type(error).__name__}: {reason})",
+                f"{subject} fails before it could be audited ({type(error).__name__}: {reason})",
                 "a config that trains",
                 "Correct it; robomimic's own train.py with --debug fails at the same place.",
             ) from error

@@ -161,11 +161,15 @@ def _loss(drives: Iterable[str], passes: Iterable[str] = (), match: str = "") ->
     return Loss(tuple(drives), tuple(passes), match)
 
 
+#: Between the names of modules that share a parameter, none of which lies inside another.
+SHARED = "+"
+
+
 def covers(pattern: str, name: str) -> bool:
     """Whether a contract's name means this module: itself, or something inside it."""
     return name == pattern or name.startswith((f"{pattern}[", f"{pattern}."))
 
 
 def covered(patterns: Iterable[str], name: str) -> bool:
-    """Whether any of the contract's names means this module."""
-    return any(covers(pattern, name) for pattern in patterns)
+    """Whether any of the contract's names means this module, or one of those that share it."""
+    return any(covers(pattern, part) for pattern in patterns for part in name.split(SHARED))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import linecache
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import NamedTuple
@@ -66,6 +66,9 @@ class Backward:
         upstream: module -> modules whose output this loss pushed through it; a gradient left in
             a module with something upstream is the price of reaching that something.
         nonfinite: indices of parameters whose added gradient holds nan or inf.
+        passed: parameters that are fed by others of their own module, which another optimizer
+            owns: what `upstream` is between modules, inside one.
+        copied: written by hand and not out of `torch.autograd.grad`: earlier gradients, rearranged.
     """
 
     index: int
@@ -75,6 +78,8 @@ class Backward:
     upstream: Mapping[str, frozenset[str]]
     nonfinite: frozenset[int]
     by_hand: bool = False
+    copied: bool = False
+    passed: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -213,3 +218,14 @@ class Recording:
         """Optimizers that own at least one parameter of `module`, in order."""
         owning = {name for i in self.of_module(module) for name in self.owners.get(i, ())}
         return tuple(name for name in self.optimizers if name in owning)
+
+    def describe(self, parameters: Iterable[int]) -> str:
+        """These parameters of one module in words: the module's name where they are all of it."""
+        chosen = tuple(dict.fromkeys(parameters))
+        module = self.parameters[chosen[0]].module
+        total = len(self.of_module(module))
+        if len(chosen) == total:
+            return module
+        names = ", ".join(self.parameters[i].name for i in chosen[:3])
+        more = ", ..." if len(chosen) > 3 else ""
+        return f"{len(chosen)} of {total} parameters of {module} ({names}{more})"

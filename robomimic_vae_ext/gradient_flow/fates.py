@@ -113,15 +113,21 @@ class Fates:
         return None
 
     def _was_anothers(self, item: Contribution, step: Stepped) -> bool:
-        """Another optimizer had stepped with this backward, then a new loss came, then this step.
+        """The gradient was left on the way to what another optimizer stepped, before a new loss.
 
-        Two losses summed by two backward calls, or one loss stepped by two optimizers, have no
-        such sequence.
+        The actor's loss leaves one in the critic. Where nothing lies behind the module (a shared
+        encoder with an optimizer of its own) the gradient was meant for it, and waits to be summed
+        with the next loss's.
         """
+        backward = self._events[item.backward]
+        assert isinstance(backward, Backward)
+        module = self.recording.parameters[item.parameter].module
+        behind = backward.upstream.get(module, frozenset()) - {module}
         for other in self._steps_with.get(item.backward, []):
             used = self._events[other]
             assert isinstance(used, Stepped)
-            if other < step.index and used.optimizer != step.optimizer:
+            served = {self.recording.parameters[i].module for i in used.owned}
+            if other < step.index and used.optimizer != step.optimizer and behind & served:
                 return any(
                     isinstance(event, Backward) and step.owned & event.added.keys()
                     for event in self._events[other + 1 : step.index]
@@ -152,13 +158,40 @@ class Fates:
         )
 
     @cached_property
+    def handed_on(self) -> frozenset[tuple[int, int]]:
+        """(backward, parameter): copied before a reset, and stepped with as a hand-written sum.
+
+        What PCGrad and its kin do. The copy itself cannot be seen, but a gradient that is written
+        by hand and not out of `torch.autograd.grad` has no other source.
+        """
+        found = set()
+        by_parameter: dict[int, list[Contribution]] = {}
+        for item in self.recording.contributions:
+            by_parameter.setdefault(item.parameter, []).append(item)
+        for items in by_parameter.values():
+            steps = {index: item.backward for item in items for index in item.used}
+            for item in items:
+                if item.used or item.cleared is None:
+                    continue
+                later = [index for index in steps if index > item.cleared]
+                source = self._events[steps[min(later)]] if later else None
+                if isinstance(source, Backward) and source.copied:
+                    found.add((item.backward, item.parameter))
+        return frozenset(found)
+
+    def _has_moved(self, item: Contribution) -> bool:
+        """Whether a step, or a hand, has moved the parameter with this gradient."""
+        handed_on = (item.backward, item.parameter) in self.handed_on
+        return bool(item.used) or item.by_hand or handed_on
+
+    @cached_property
     def _driven(self) -> dict[str, frozenset[int]]:
         """Loss -> parameters that a step moved with its gradient."""
         found: dict[str, set[int]] = {}
         for item in self.recording.contributions:
             loss = self._loss_of.get(item.backward)
             served = (item.backward, item.parameter) not in self._never_served
-            if loss is not None and (item.used or item.by_hand) and served:
+            if loss is not None and self._has_moved(item) and served:
                 found.setdefault(loss.name, set()).add(item.parameter)
         return {name: frozenset(items) for name, items in found.items()}
 
@@ -243,15 +276,25 @@ class Fates:
             squares[item.backward] = squares.get(item.backward, 0.0) + item.norm**2
         norm = sum(math.sqrt(s) for s in squares.values()) / len(squares)
         verdict = next(v for v in self._ORDER if v in fates)
+        moved = {item.parameter for item in fates.get(Verdict.DRIVEN, ())}
+        lost = {item.parameter for item in fates.get(Verdict.DISCARDED, ())} - moved
+        if verdict is Verdict.DRIVEN and lost:  # one half of an encoder, in the wrong optimizer
+            verdict = Verdict.DISCARDED
         return Cell(loss, module, norm, verdict, {v: tuple(found) for v, found in fates.items()})
 
     def _fate(self, loss: str, module: str, item: Contribution) -> Verdict:
         if (item.backward, item.parameter) in self._stale_keys:
             return Verdict.STALE
-        if item.used or item.by_hand:
+        if self._has_moved(item):
             return Verdict.DRIVEN
         if not self.recording.owners.get(item.parameter):
             return Verdict.ORPHAN
-        if (loss, module) in self.transits:
+        if (loss, module) in self.transits or self._is_inner_transit(loss, module, item):
             return Verdict.TRANSIT
         return Verdict.PENDING if item.cleared is None else Verdict.DISCARDED
+
+    def _is_inner_transit(self, loss: str, module: str, item: Contribution) -> bool:
+        """The critic's half of one big module, which the actor's loss passes to reach the other."""
+        event = self._events[item.backward]
+        passed = isinstance(event, Backward) and item.parameter in event.passed
+        return passed and module in self.driven_modules(loss)

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+
+
+class Part(NamedTuple):
+    """Parameters of one module that the same optimizers own: mostly the whole module."""
+
+    module: str
+    owners: tuple[str, ...]
+
 
 # Nodes that only reshape, cast or slice a weight on its way into the operation that uses it.
 _RESHAPING = (
@@ -28,8 +36,46 @@ _RESHAPING = (
 )
 
 
+class Reach(NamedTuple):
+    """What a backward reaches, and by way of what.
+
+    Args:
+        upstream: module -> modules that feed it, for every module reached.
+        passed: parts that are fed by another part of their own module.
+    """
+
+    upstream: dict[str, frozenset[str]]
+    passed: frozenset[Part]
+
+
+def reach(roots: Iterable[Any], part_of: Callable[[torch.Tensor], Part | None]) -> Reach:
+    """Read the graph by parts: what a module's parameters with the same owners are.
+
+    Args:
+        roots: as for `upstream_modules`.
+        part_of: leaf tensor -> its part, None for leaves that are not tracked.
+    """
+    numbers: dict[Part, int] = {}
+
+    def number_of(tensor: torch.Tensor) -> int | None:
+        part = part_of(tensor)
+        return None if part is None else numbers.setdefault(part, len(numbers))
+
+    masks = upstream_modules(roots, number_of)
+    parts = list(numbers)
+    upstream: dict[str, frozenset[str]] = {}
+    passed = set()
+    for number, mask in masks.items():
+        module = parts[number].module
+        feeds = {part.module for k, part in enumerate(parts) if mask >> k & 1}
+        if module in feeds:
+            passed.add(parts[number])
+        upstream[module] = upstream.get(module, frozenset()) | (feeds - {module})
+    return Reach(upstream, frozenset(passed))
+
+
 def upstream_modules(
-    roots: Iterable[torch.Tensor], module_of: Callable[[torch.Tensor], int | None]
+    roots: Iterable[Any], module_of: Callable[[torch.Tensor], int | None]
 ) -> dict[int, int]:
     """For each module a loss reaches, the modules that feed it.
 
@@ -38,7 +84,7 @@ def upstream_modules(
     the road: a gradient that arrives there was meant for it.
 
     Args:
-        roots: the tensors that backward is called on.
+        roots: nodes of the graph that backward starts from: `grad_fn` of its tensors.
         module_of: leaf tensor -> module number, None for leaves that are not tracked.
 
     Returns:
@@ -47,7 +93,7 @@ def upstream_modules(
     """
     reach: dict[Any, int] = {}
     upstream: dict[int, int] = {}
-    for node in _children_first([t.grad_fn for t in roots if t.grad_fn is not None]):
+    for node in _children_first(roots):
         if _is_leaf(node):
             module = module_of(node.variable)
             reach[node] = 0 if module is None else 1 << module

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from robomimic_vae_ext.errors import AuditError
+from robomimic_vae_ext.gradient_flow.contract import SHARED
 from robomimic_vae_ext.gradient_flow.events import Parameter
 
 
@@ -165,7 +166,7 @@ def _place(item: _Found, held: Mapping[str, frozenset[int]]) -> Parameter:
     ]
     tensor = item.tensor
     return Parameter(
-        module="+".join(smallest),
+        module=SHARED.join(smallest),
         name=item.inside[smallest[0]],
         numel=0 if is_lazy(tensor) else tensor.numel(),
         trainable=tensor.requires_grad,

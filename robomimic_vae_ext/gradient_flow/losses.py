@@ -11,6 +11,7 @@ from robomimic_vae_ext.gradient_flow.events import Backward, Frame, Recording, S
 
 _BACKWARD_OF = re.compile(r"(\w+)\s*\.backward\(")
 _LOSS_WORD = re.compile(r"\b(\w*loss\w*)\b")
+_NUMBER = re.compile(r"\[\d+\]")
 
 
 class LossCalls(NamedTuple):
@@ -28,7 +29,7 @@ class LossCalls(NamedTuple):
 
 
 def group_losses(recording: Recording, contract: Contract | None) -> tuple[LossCalls, ...]:
-    """Put backward calls from the same line, reached by the same callers, under one name.
+    """Put backward calls from the same line that reach the same modules under one name.
 
     Args:
         contract: names the losses it knows; the others are named after their code.
@@ -39,6 +40,7 @@ def group_losses(recording: Recording, contract: Contract | None) -> tuple[LossC
     calls = _same_loss([event for event in recording.events if isinstance(event, Backward)])
     own = _names_from_code(calls)
     declared = _names_from_contract(calls, own, contract) if contract else [None] * len(calls)
+    own = _told_apart_by_reach(calls, own)
     merged: dict[str, LossCalls] = {}
     for group, code_name, contract_name in zip(calls, own, declared, strict=True):
         name = contract_name or code_name
@@ -50,16 +52,16 @@ def group_losses(recording: Recording, contract: Contract | None) -> tuple[LossC
 
 
 def _same_loss(events: Sequence[Backward]) -> list[list[Backward]]:
-    """Groups of calls by label, else by the lines on the stack.
+    """Groups of calls by label, else by the lines on the stack and by what they reach.
 
-    A block that calls `step()` on two lines runs each loss twice; a block that calls one helper
-    on two lines may run two losses. What the calls reach tells these apart: where it is the same,
-    the outermost line does not count.
+    `for name, loss in losses.items(): ...; loss.backward()` runs several losses on one line; they
+    reach different modules. A block that calls `step()` on two lines runs each loss twice; a block
+    that calls one helper on two lines may run two losses. Here, too, what the calls reach tells
+    them apart: where it is the same, the outermost line does not count.
     """
     by_lines: dict[object, list[Backward]] = {}
     for event in events:
-        lines = tuple(_line(frame) for frame in event.site.frames)
-        by_lines.setdefault(event.label or (lines, event.by_hand), []).append(event)
+        by_lines.setdefault(event.label or (_place(event), _families(event)), []).append(event)
     merged: dict[object, list[Backward]] = {}
     for key, group in by_lines.items():
         site = group[0].site
@@ -69,6 +71,15 @@ def _same_loss(events: Sequence[Backward]) -> list[list[Backward]]:
             key = (inner, reached, group[0].by_hand)
         merged.setdefault(key, []).extend(group)
     return list(merged.values())
+
+
+def _place(call: Backward) -> object:
+    return tuple(_line(frame) for frame in call.site.frames), call.by_hand
+
+
+def _families(call: Backward) -> frozenset[str]:
+    """Modules that the call reaches; the members of an ensemble, `critic[0]` and on, are one."""
+    return frozenset(_NUMBER.sub("", module) for module in call.upstream)
 
 
 def _names_from_contract(
@@ -85,12 +96,19 @@ def _names_from_contract(
             or (label is None and not loss.match and code_name in (name, f"{name}_loss"))
         ]
         names.append(fitting[0] if fitting else None)
-    # What is left over goes by order, where that leaves no doubt.
-    open_calls = [i for i, name in enumerate(names) if name is None and calls[i][0].label is None]
+    # What is left over goes by order, where that leaves no doubt: one by one, or, where a loss
+    # reaches now this and now that (a router of experts), by the place in the code.
+    unnamed = [i for i, name in enumerate(names) if name is None and calls[i][0].label is None]
+    originals = [i for i in unnamed if not calls[i][0].copied]
     open_losses = [n for n, loss in contract.losses.items() if n not in names and not loss.match]
-    if len(open_calls) == len(open_losses):
-        for i, name in zip(open_calls, open_losses, strict=True):
-            names[i] = name
+    by_place: list[object] = [_place(group[0]) for group in calls]
+    for keys in ([*range(len(calls))], by_place):
+        for chosen in (unnamed, originals):
+            order = list(dict.fromkeys(keys[i] for i in chosen))
+            if len(order) == len(open_losses):
+                for i in chosen:
+                    names[i] = open_losses[order.index(keys[i])]
+                return names
     return names
 
 
@@ -105,8 +123,10 @@ def _names_from_code(calls: Sequence[Sequence[Backward]]) -> list[str]:
         group[0].label or _name_of(group[0], depth)
         for group, depth in zip(calls, told_apart, strict=True)
     ]
+    places = [_place(group[0]) for group in calls]
     for i, name in enumerate(names):
-        if names.count(name) > 1 and calls[i][0].label is None:
+        clash = any(name == names[j] and places[i] != places[j] for j in range(len(calls)))
+        if clash and calls[i][0].label is None:
             frames = calls[i][0].site.frames
             if frames:
                 frame = frames[told_apart[i]]
@@ -114,13 +134,27 @@ def _names_from_code(calls: Sequence[Sequence[Backward]]) -> list[str]:
     return names
 
 
+def _told_apart_by_reach(calls: Sequence[Sequence[Backward]], names: Sequence[str]) -> list[str]:
+    """Losses of one line share a name: `loss[critic]` and `loss[vae]` say what each reaches."""
+    found = []
+    for group, name in zip(calls, names, strict=True):
+        namesakes = [_families(g[0]) for g, n in zip(calls, names, strict=True) if n == name]
+        common = frozenset.intersection(*namesakes)
+        reached = _families(group[0])
+        telling = "+".join(sorted(reached - common or reached))
+        found.append(name if len(namesakes) == 1 else f"{name}[{telling}]")
+    return found
+
+
 def _telling_frame(index: int, calls: Sequence[Sequence[Backward]]) -> int:
     """Depth of the first frame that no other loss shares: past helpers that all of them use."""
     mine = calls[index][0].site.frames
+    # Losses of the very same line share every frame; no depth can tell them apart.
+    others = [g for g in calls if _place(g[0]) != _place(calls[index][0])]
     for depth, frame in enumerate(mine):
         shared = any(
-            j != index and len(other[0].site.frames) > depth and _at(other, depth) == _line(frame)
-            for j, other in enumerate(calls)
+            len(other[0].site.frames) > depth and _at(other, depth) == _line(frame)
+            for other in others
         )
         if not shared:
             return depth

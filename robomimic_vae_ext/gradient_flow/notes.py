@@ -25,12 +25,14 @@ def note_findings(fates: Fates) -> Iterator[Finding]:
 def _transits(fates: Fates) -> Iterator[Finding]:
     for cell in fates.cells:
         if Verdict.TRANSIT in cell.fates:
+            filled = {item.parameter: None for item in cell.fates[Verdict.TRANSIT]}
+            part = fates.recording.describe(filled) if len(cell.fates) > 1 else cell.module
             yield Finding(
                 Verdict.TRANSIT,
                 Severity.NOTE,
                 cell.module,
                 f"the backward of {cell.loss.name} at {cell.loss.site.where} also fills "
-                f"{cell.module} (norm {cell.norm:.3g}), which it does not train: harmless while "
+                f"{part} (norm {cell.norm:.3g}), which it does not train: harmless while "
                 f"a zero_grad comes before the next backward, and computed for nothing.",
                 cell.loss.site,
                 loss=cell.loss.name,
@@ -61,14 +63,12 @@ def _starved(fates: Fates) -> Iterator[Finding]:
             for i in recording.of_module(module)
             if recording.owners.get(i) and recording.parameters[i].trainable
         ]
-        missing = tuple(recording.parameters[i].name for i in owned if i not in reached)
+        missing = [i for i in owned if i not in reached]
         if not missing:
             continue
         owners = recording.module_owners(module)
         site = _first_step(recording, owners)
-        some = f"{len(missing)} of {len(owned)} parameters of {module} ({', '.join(missing[:3])}"
-        some += ", ...)" if len(missing) > 3 else ")"
-        subject = module if len(missing) == len(owned) else some
+        subject = module if len(missing) == len(owned) else recording.describe(missing)
         yield Finding(
             Verdict.STARVED,
             Severity.NOTE,
@@ -77,7 +77,7 @@ def _starved(fates: Fates) -> Iterator[Finding]:
             f"recording.",
             site,
             optimizer=", ".join(owners),
-            parameters=missing,
+            parameters=tuple(recording.parameters[i].name for i in missing),
         )
 
 

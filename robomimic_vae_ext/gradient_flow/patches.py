@@ -22,8 +22,8 @@ from torch.optim.optimizer import (
 class Listener(Protocol):
     """What the tape offers; every `on_...` runs the original call exactly once."""
 
-    def on_backward(self, roots: Any, call: Callable[[], Any]) -> Any:
-        """A backward was called on `roots`."""
+    def on_backward(self, roots: Any, call: Callable[[Any], Any]) -> Any:
+        """A backward was called; `call` takes the roots, since a generator reads only once."""
 
     def on_gradients(self, call: Callable[[], Any]) -> Any:
         """`torch.autograd.grad` was called, which fills no `.grad`."""
@@ -60,15 +60,28 @@ def listening(listener: Listener) -> Iterator[None]:
             stack.enter_context(_replaced(owner, "zero_grad", _zero_grad(listener, here)))
         for kind in ("clip_grad_norm_", "clip_grad_value_"):
             stack.enter_context(_clip_replaced(kind, listener, here))
-        pre = register_optimizer_step_pre_hook(
-            lambda optimizer, args, kwargs: listener.before_step(optimizer) if here() else None
-        )
-        stack.callback(pre.remove)
-        post = register_optimizer_step_post_hook(
-            lambda optimizer, args, kwargs: listener.after_step(optimizer) if here() else None
-        )
-        stack.callback(post.remove)
+        for register, listen in (
+            (register_optimizer_step_pre_hook, listener.before_step),
+            (register_optimizer_step_post_hook, listener.after_step),
+        ):
+            stack.callback(register(_step_hook(listen, here)).remove)
         yield
+
+
+def _step_hook(
+    listen: Callable[[Optimizer], None], here: Callable[[], bool]
+) -> Callable[[Optimizer, Any, Any], None]:
+    def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if here():
+            listen(optimizer)
+
+    return _never_compiled(hook)
+
+
+def _never_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A compiled training step calls it as it is: torch.compile cannot trace what the tape does."""
+    disable = getattr(getattr(torch, "compiler", None), "disable", None)  # torch 2.0 has none
+    return disable(function) if disable is not None else function
 
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -80,7 +93,7 @@ def _backward(listener: Listener, here: Callable[[], bool]) -> Wrap:
         def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
             if not here():
                 return original(tensors, *args, **kwargs)
-            return listener.on_backward(tensors, lambda: original(tensors, *args, **kwargs))
+            return listener.on_backward(tensors, lambda roots: original(roots, *args, **kwargs))
 
         return backward
 
@@ -129,7 +142,7 @@ def _clip(kind: str, listener: Listener, here: Callable[[], bool]) -> Wrap:
 @contextmanager
 def _replaced(owner: Any, name: str, wrap: Wrap) -> Iterator[None]:
     original = vars(owner)[name]
-    setattr(owner, name, wrap(original))
+    setattr(owner, name, _never_compiled(wrap(original)))
     try:
         yield
     finally:
@@ -142,7 +155,7 @@ def _clip_replaced(kind: str, listener: Listener, here: Callable[[], bool]) -> I
     cell = _inner_cell(getattr(clip_grad, kind))
     if cell is not None:
         original = cell.cell_contents
-        cell.cell_contents = _clip(kind, listener, here)(original)
+        cell.cell_contents = _never_compiled(_clip(kind, listener, here)(original))
         try:
             yield
         finally:

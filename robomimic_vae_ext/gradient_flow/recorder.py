@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -24,12 +24,15 @@ from robomimic_vae_ext.gradient_flow.events import (
     Site,
     Stepped,
 )
-from robomimic_vae_ext.gradient_flow.graph import upstream_modules
+from robomimic_vae_ext.gradient_flow.graph import Part, reach
 from robomimic_vae_ext.gradient_flow.inventory import Inventory, owned_tensors
 from robomimic_vae_ext.gradient_flow.ledger import Changes, Ledger
 from robomimic_vae_ext.gradient_flow.movement import MovementWatch
 from robomimic_vae_ext.gradient_flow.ownership import Ownership
 from robomimic_vae_ext.gradient_flow.writes import WriteTrace
+
+# A tuple itself, so that it is looked for first; torch 2.0 has none.
+_EDGE: Any = getattr(torch.autograd.graph, "GradientEdge", ())
 
 
 class Recorder:
@@ -89,25 +92,27 @@ class Recorder:
         """True while an optimizer or the recorder itself writes."""
         return self._busy or self._stepping is not None
 
-    def on_backward(self, roots: Any, call: Callable[[], Any]) -> Any:
+    def on_backward(self, roots: Any, call: Callable[[Any], Any]) -> Any:
         """Run a backward and book what it adds to which parameter."""
         if self._backward_depth:  # a checkpointed layer runs its own backward inside the loss's
-            return call()
-        roots = [roots] if isinstance(roots, torch.Tensor) else list(roots)
+            return call(roots)
+        single = isinstance(roots, (torch.Tensor, _EDGE))
+        listed = (roots,) if single else tuple(roots)
         with self._working():
             site = self._catch_up()
-            upstream = self._upstream(roots)
+            self._gradients_site = None
+            upstream, passed = self._reach(listed)
             added: dict[int, torch.Tensor] = {}
             hooks = [self._hook(i, added) for i in self._trainable()]
         self._backward_depth += 1
         try:
-            result = call()
+            result = call(roots if single else listed)
         finally:
             self._backward_depth -= 1
             for hook in hooks:
                 hook.remove()
         with self._working():
-            self._book_backward(site, added, upstream)
+            self._book_backward(site, added, upstream, passed)
         return result
 
     def on_gradients(self, call: Callable[[], Any]) -> Any:
@@ -223,23 +228,24 @@ class Recorder:
                     upstream={},
                     nonfinite=frozenset(),
                     by_hand=True,
+                    copied=self._gradients_site is None,
                 )
             )
             self._ledger.add(index, changes.appeared)
 
     def _book_backward(
-        self, site: Site, added: Mapping[int, torch.Tensor], upstream: Mapping[int, int]
+        self,
+        site: Site,
+        added: Mapping[int, torch.Tensor],
+        upstream: Mapping[str, frozenset[str]],
+        passed: frozenset[int],
     ) -> None:
         index = len(self._events)
         norms = dict(zip(added, tensor_math.norms(list(added.values())), strict=True))
         broken = frozenset(i for i, norm in norms.items() if norm - norm != 0.0)
-        names = {
-            self._inventory.modules[m]: frozenset(
-                n for k, n in enumerate(self._inventory.modules) if mask >> k & 1
-            )
-            for m, mask in upstream.items()
-        }
-        self._events.append(Backward(index, site, self.label, norms, names, broken))
+        self._events.append(
+            Backward(index, site, self.label, norms, upstream, broken, passed=passed)
+        )
         self._ledger.add(index, norms)
         if self._keep_vectors:
             self._vectors[index] = self._per_module(added)
@@ -272,14 +278,22 @@ class Recorder:
     def _trainable(self) -> list[int]:
         return [i for i, t in enumerate(self._inventory.tensors) if t.requires_grad and t.is_leaf]
 
-    def _upstream(self, roots: list[torch.Tensor]) -> dict[int, int]:
-        numbers = {name: k for k, name in enumerate(self._inventory.modules)}
+    def _part(self, index: int, owners: Mapping[int, tuple[str, ...]]) -> Part:
+        return Part(self._inventory.parameters[index].module, owners.get(index, ()))
 
-        def module_of(tensor: torch.Tensor) -> int | None:
+    def _reach(self, roots: Sequence[Any]) -> tuple[Mapping[str, frozenset[str]], frozenset[int]]:
+        """What `Backward` knows as `upstream` and `passed`."""
+        owners = self._owners.of_parameters
+
+        def part_of(tensor: torch.Tensor) -> Part | None:
             index = self._owners.index(tensor)
-            return None if index is None else numbers[self._inventory.parameters[index].module]
+            return None if index is None else self._part(index, owners)
 
-        return upstream_modules(roots, module_of)
+        nodes = [root.node if isinstance(root, _EDGE) else root.grad_fn for root in roots]
+        found = reach([node for node in nodes if node is not None], part_of)
+        indices = range(len(self._inventory.parameters))
+        passed = frozenset(i for i in indices if self._part(i, owners) in found.passed)
+        return found.upstream, passed
 
     def _drop_writes(self) -> None:
         if self.trace:

@@ -80,19 +80,23 @@ def load_config(path: str | Path | None, algo: str | None, dataset: str | None) 
             raise AuditError(
                 f"{path} cannot be read ({error})", "a robomimic config in JSON", "Check the path."
             ) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise AuditError(
                 f"{path} is not JSON ({error})", "a robomimic config in JSON", "Correct the file."
             ) from error
+    _check_section(given, f"{path} holds {given!r:.40}")
     name = algo or given.get("algo_name")
     known = robomimic.algo.algo.REGISTERED_ALGO_FACTORY_FUNCS
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise AuditError(
             f"the algorithm is {name!r}", f"one of {', '.join(known)}", "Pass --algo or --config."
         )
     if given.get("algo_name") not in (None, name):
         given = {key: given[key] for key in ("train", "observation") if key in given}
     config = robomimic.config.config_factory(name)
+    for key, value in given.items():
+        if isinstance(config.get(key), dict):
+            _check_section(value, f"{path}: key {key!r} is {value!r:.40}")
     try:
         with config.values_unlocked():
             config.update({k: v for k, v in given.items() if k not in ("algo_name", "meta")})
@@ -109,11 +113,20 @@ def load_config(path: str | Path | None, algo: str | None, dataset: str | None) 
             if "action_keys" in config.train and isinstance(config.train.data, str):
                 config.train.data = [{"path": config.train.data}]
         config.lock()
-    except (RuntimeError, KeyError, ValueError, AssertionError) as error:
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, AssertionError) as error:
         raise AuditError(
             f"robomimic refuses {path} ({error})", f"a config of {name}", "Correct that entry."
         ) from error
     return config
+
+
+def _check_section(value: Any, found: str) -> None:
+    if not isinstance(value, dict):
+        raise AuditError(
+            found,
+            "a section: keys and values inside braces",
+            "Write what differs from the defaults.",
+        )
 
 
 def build(config: Any, use_dataset: bool, max_batch: int = MAX_BATCH) -> Setup:

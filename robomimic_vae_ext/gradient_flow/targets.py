@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from robomimic_vae_ext.gradient_flow.contract import (
@@ -29,18 +30,23 @@ _TARGET_NAME = re.compile(r"_?(?:target|ema|teacher|slow)_?", re.IGNORECASE)
 def target_findings(fates: Fates, contract: Contract | None) -> Iterator[Finding]:
     """Findings on targets: those of the contract, else modules that look like one.
 
-    Without a contract a target is a module that no optimizer owns, whose name says so
-    (`critic_target`, `ema_model`) and whose source, the name without that word, is there too.
+    Without a contract a target is a module whose name says so (`critic_target`, `ema_model`),
+    whose source, the name without that word, is there too, and that no optimizer owns or that is
+    also written outside optimizers, its source not.
     """
     recording = fates.recording
     declared = contract is not None and bool(contract.targets)
     pairs = (
         _declared(recording, contract.targets) if contract and declared else _inferred(recording)
     )
+    moving = {name for name in pairs if _moves(recording, name)}
     for name, (source, target) in pairs.items():
         yield from _by_optimizer(recording, name)
-        yield from _too_rarely(recording, name, source, target, declared)
-        yield from _twice(recording, name, source)
+        # A single step is too little to judge code that nobody has described, and where no target
+        # moves, a copy every thousand steps may be due after the recording.
+        patient = not declared and (len(_source_steps(recording, source)) < 2 or not moving)
+        yield from _too_rarely(recording, name, source, target, patient)
+        yield from _twice(recording, name, source, target)
         yield from _buffers(recording, name, source, declared and target.buffers)
 
 
@@ -64,7 +70,11 @@ def _inferred(recording: Recording) -> dict[str, tuple[str, Target]]:
     found = {}
     for name in recording.modules:
         source = _TARGET_NAME.sub("", name)
-        if source != name and source in recording.modules and not recording.module_owners(name):
+        if source == name or source not in recording.modules:
+            continue
+        inside = set(recording.of_module(source))
+        followed = any(not inside & move.moved.keys() for move in _moves(recording, name))
+        if followed or not recording.module_owners(name):
             found[name] = (source, Target(of=source))
     return found
 
@@ -94,13 +104,11 @@ def _by_optimizer(recording: Recording, name: str) -> Iterator[Finding]:
 
 
 def _too_rarely(
-    recording: Recording, name: str, source: str, target: Target, declared: bool
+    recording: Recording, name: str, source: str, target: Target, patient: bool
 ) -> Iterator[Finding]:
     steps = _source_steps(recording, source)
     moves = [m for m in _moves(recording, name) if steps and m.index > steps[0].index]
     due = len(steps) // (target.every or max(len(steps), 1))
-    # A single step is too little to judge code that nobody has described.
-    patient = not declared and len(steps) < 2
     if len(moves) >= due or not steps:
         return
     times = "never moves" if not moves else f"moves only {len(moves)} time(s)"
@@ -108,6 +116,8 @@ def _too_rarely(
         f"{name} {times}, though {source}, which it should follow, steps {len(steps)} times "
         f"(first at {steps[0].site.where})."
     )
+    if patient:
+        message += " Its turn may come later: record more steps, or declare it in a contract."
     yield Finding(
         Verdict.TARGET,
         Severity.NOTE if patient else Severity.BROKEN,
@@ -117,12 +127,21 @@ def _too_rarely(
     )
 
 
-def _twice(recording: Recording, name: str, source: str) -> Iterator[Finding]:
-    """More than one update between two steps of the source."""
+def _twice(recording: Recording, name: str, source: str, target: Target) -> Iterator[Finding]:
+    """More than one update for one step of the source.
+
+    Where no number of steps is declared, for one step of the busiest optimizer: an actor that
+    trains every second step may well have a target that follows in each.
+    """
     inside = recording.of_module(name)
     steps = [e.index for e in _source_steps(recording, source)]
     if not steps:
         return
+    if target.every is None:
+        all_steps = [e for e in recording.events if isinstance(e, Stepped)]
+        busiest, times = Counter(e.optimizer for e in all_steps).most_common(1)[0]
+        if times > len(steps):
+            steps = [e.index for e in all_steps if e.optimizer == busiest]
     for begin, end in zip(steps, [*steps[1:], len(recording.events)], strict=True):
         moves = [m for m in _moves(recording, name) if begin < m.index < end]
         counts = {i: sum(max(m.times[i], 1) for m in moves if i in m.moved) for i in inside}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from robomimic_vae_ext.gradient_flow.contract import (
+    SHARED,
     Contract,
     Finding,
     Loss,
@@ -36,11 +37,11 @@ def contract_findings(
     yield from _leaks(fates, contract, known)
     for name, loss in contract.losses.items():
         for module in fates.recording.modules:
-            # Without weights (an encoder of low-dimensional keys) there is nothing to drive.
-            if not covered(loss.drives, module) or not fates.recording.of_module(module):
+            if not _is_to_drive(fates.recording, loss, module):
                 continue
             if (name, module) not in broken and module not in stuck:
                 yield from _not_driven(fates, name, module)
+    yield from _partly_starved(fates, contract)
     yield from _misowned(fates.recording, contract)
     yield from _not_frozen(fates.recording, contract)
 
@@ -48,20 +49,62 @@ def contract_findings(
 def _leaks(
     fates: Fates, contract: Contract, known: set[tuple[str | None, str]]
 ) -> Iterator[Finding]:
+    handed_on = {parameter for _, parameter in fates.handed_on}
     for cell in fates.cells:
         terms = contract.losses.get(cell.loss.name, Loss(drives=()))
         pair = (cell.loss.name, cell.module)
-        if covered((*terms.drives, *terms.passes), cell.module) or pair in known:
+        used = any(item.used for item in cell.fates.get(Verdict.DRIVEN, ()))
+        passes = () if used else terms.passes
+        if covered((*terms.drives, *passes), cell.module) or pair in known:
             continue
-        allowed = ", ".join((*terms.drives, *terms.passes)) or "nothing"
+        if all(call.copied for call in cell.loss.calls) and cell.parameters <= handed_on:
+            continue  # the losses whose gradients were copied are judged themselves
+        allowed = f"allows it {', '.join((*terms.drives, *terms.passes)) or 'nothing'}"
+        if used and covered(terms.passes, cell.module):
+            allowed = f"lets it pass {cell.module}, but a step of its owner uses this gradient"
         yield Finding(
             Verdict.LEAK,
             Severity.BROKEN,
             cell.module,
             f"{cell.loss.name} reaches {cell.module} (norm {cell.norm:.3g}) by its backward at "
-            f"{cell.loss.site.where}; the contract allows it {allowed}.",
+            f"{cell.loss.site.where}; the contract {allowed}.",
             cell.loss.site,
             loss=cell.loss.name,
+        )
+
+
+def _is_to_drive(recording: Recording, loss: Loss, module: str) -> bool:
+    # Without weights (an encoder of low-dimensional keys) there is nothing to drive. What two
+    # modules share must be driven by a loss that is to drive both.
+    parts = all(covered(loss.drives, part) for part in module.split(SHARED))
+    return parts and bool(recording.of_module(module))
+
+
+def _partly_starved(fates: Fates, contract: Contract) -> Iterator[Finding]:
+    """Parameters that none of the losses reaches which are to drive their module.
+
+    One branch of an encoder, detached by mistake. A gradient of exact zeros counts as reaching.
+    """
+    recording = fates.recording
+    for module in recording.modules:
+        drivers = [n for n, x in contract.losses.items() if _is_to_drive(recording, x, module)]
+        calls = {loss.name: loss.calls for loss in fates.losses}
+        if not drivers or any(name not in calls for name in drivers):
+            continue  # a loss that had no turn is told of as such
+        reached = {i for name in drivers for call in calls[name] for i in call.added}
+        owned = [i for i in recording.of_module(module) if recording.owners.get(i)]
+        missing = [i for i in owned if recording.parameters[i].trainable and i not in reached]
+        if not missing or not reached & set(owned):  # nothing at all: `_not_driven` says so
+            continue
+        yield Finding(
+            Verdict.STARVED,
+            Severity.BROKEN,
+            module,
+            f"{' and '.join(drivers)} should drive {module}, but no gradient reaches "
+            f"{recording.describe(missing)}.",
+            calls[drivers[0]][0].site,
+            loss=drivers[0],
+            parameters=tuple(recording.parameters[i].name for i in missing),
         )
 
 
@@ -69,8 +112,15 @@ def _not_driven(fates: Fates, loss: str, module: str) -> Iterator[Finding]:
     cell = next((c for c in fates.cells if c.loss.name == loss and c.module == module), None)
     recording = fates.recording
     if cell is not None and cell.verdict is Verdict.DRIVEN and _has_moved(recording, module):
-        return
-    verdict, why = _instead(recording, module, cell)
+        passed = {item.parameter: None for item in cell.fates.get(Verdict.TRANSIT, ())}
+        if not passed:
+            return
+        verdict, why = (
+            Verdict.DISCARDED,
+            f"no step uses its gradient in {recording.describe(passed)}",
+        )
+    else:
+        verdict, why = _instead(recording, module, cell)
     calls = next((x for x in fates.losses if x.name == loss), None)
     site = calls.site if calls else NOWHERE
     owners = recording.module_owners(module)
@@ -102,22 +152,30 @@ def _instead(recording: Recording, module: str, cell: Cell | None) -> tuple[Verd
 
 
 def _misowned(recording: Recording, contract: Contract) -> Iterator[Finding]:
-    for pattern, owner in contract.owners.items():
-        for module in recording.modules:
-            owners = recording.module_owners(module)
-            # Two owners are reported as such already.
-            if not covers(pattern, module) or len(owners) > 1 or not recording.of_module(module):
-                continue
-            if not owners or not covers(owner, owners[0]):
-                found = owners[0] if owners else "no optimizer"
-                yield Finding(
-                    Verdict.MISOWNED,
-                    Severity.BROKEN,
-                    module,
-                    f"{module} belongs to {found}; the contract gives it to {owner}.",
-                    _step_site(recording, owners) or NOWHERE,
-                    optimizer=found,
-                )
+    for module in recording.modules:
+        inside = recording.of_module(module)
+        wanted = [o for pattern, o in contract.owners.items() if covered((pattern,), module)]
+        if not wanted or not inside:
+            continue
+        foreign: dict[str, list[int]] = {}
+        for i in inside:
+            owners = recording.owners.get(i, ())
+            # Two owners of one parameter are reported as such already.
+            if len(owners) == 1 and not any(covers(owner, owners[0]) for owner in wanted):
+                foreign.setdefault(owners[0], []).append(i)
+        if not recording.module_owners(module):
+            foreign["no optimizer"] = list(inside)
+        for found, parameters in foreign.items():
+            yield Finding(
+                Verdict.MISOWNED,
+                Severity.BROKEN,
+                module,
+                f"{found} owns {recording.describe(parameters)}; the contract gives it to "
+                f"{' or '.join(wanted)}.",
+                _step_site(recording, (found,)) or NOWHERE,
+                optimizer=found,
+                parameters=tuple(recording.parameters[i].name for i in parameters),
+            )
 
 
 def _not_frozen(recording: Recording, contract: Contract) -> Iterator[Finding]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 
 from robomimic_vae_ext.gradient_flow.contract import Contract, Finding, Severity, Verdict
+from robomimic_vae_ext.gradient_flow.discards import discarded
 from robomimic_vae_ext.gradient_flow.events import (
     NOWHERE,
     Backward,
-    Cleared,
     Clipped,
     Contribution,
     Recording,
-    Site,
     Stepped,
 )
 from robomimic_vae_ext.gradient_flow.fates import Fates
@@ -31,7 +31,7 @@ def judge(fates: Fates, contract: Contract | None) -> tuple[Finding, ...]:
         contract: what was meant; without it only what is wrong in any case is called broken.
     """
     found: list[Finding] = []
-    for rule in (_discarded, _orphans, _stale, _double_owned, _drift):
+    for rule in (discarded, _orphans, _stale, _double_owned, _drift):
         found.extend(rule(fates))
     found.extend(target_findings(fates, contract))
     if contract is not None:
@@ -49,43 +49,6 @@ def _strongest(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     for finding in sorted(findings, key=lambda f: f.severity is Severity.NOTE):
         kept.setdefault(finding.key, finding)
     return tuple(kept.values())
-
-
-def _discarded(fates: Fates) -> Iterator[Finding]:
-    for cell in fates.cells:
-        items = cell.fates.get(Verdict.DISCARDED, ())
-        if not items:
-            continue
-        recording = fates.recording
-        reset = _event_site(recording, items[0].cleared)
-        owners = " and ".join(recording.module_owners(cell.module))
-        by = recording.events[items[0].cleared or 0]
-        how = (
-            f"{by.by}.zero_grad()" if isinstance(by, Cleared) and by.by != "by hand" else "a reset"
-        )
-        message = (
-            f"the gradient of {cell.loss.name} reaches {cell.module} (norm {cell.norm:.3g}) and "
-            f"is thrown away by {how} at {reset.where} before {owners}, its owner, has stepped "
-            f"with it."
-        )
-        if any(_is_nonfinite(recording, item) for item in items):
-            message += " It holds nan or inf, for which a gradient scaler skips the step."
-        elsewhere = Verdict.DRIVEN in cell.fates
-        if elsewhere:
-            message += " Other calls of the same loss do drive it."
-        excused = (cell.loss.name, cell.module) in fates.excused
-        if excused:
-            message += " It may be a detach left out on purpose: a contract would tell."
-        severity = Severity.NOTE if elsewhere or excused else Severity.BROKEN
-        yield Finding(
-            Verdict.DISCARDED,
-            severity,
-            cell.module,
-            message,
-            reset,
-            loss=cell.loss.name,
-            parameters=_names(recording, items),
-        )
 
 
 def _orphans(fates: Fates) -> Iterator[Finding]:
@@ -154,7 +117,7 @@ def _double_owned(fates: Fates) -> Iterator[Finding]:
     recording = fates.recording
     shared: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for i, owners in recording.owners.items():
-        if len(owners) > 1:
+        if len(owners) > 1 and not _succeeds(fates, i, owners):
             parameter = recording.parameters[i]
             shared.setdefault((parameter.module, owners), []).append(parameter.name)
     for (module, owners), names in shared.items():
@@ -174,17 +137,47 @@ def _double_owned(fates: Fates) -> Iterator[Finding]:
         )
 
 
+def _succeeds(fates: Fates, parameter: int, owners: Sequence[str]) -> bool:
+    """Whether each owner took over for good from the one before: an optimizer made anew.
+
+    The proof is a loss that the old one has stepped with, and, called again, only the new one.
+    """
+    uses: dict[str, list[tuple[int, int, str]]] = {owner: [] for owner in owners}
+    for item in fates.recording.contributions:
+        if item.parameter == parameter and item.backward >= 0:
+            for index in item.used:
+                step = fates.recording.events[index]
+                assert isinstance(step, Stepped)
+                uses[step.optimizer].append((index, item.backward, _loss_name(fates, item)))
+    if not all(uses.values()):
+        return False
+    reign = sorted(owners, key=lambda owner: min(uses[owner]))
+    for old, new in pairwise(reign):
+        end = max(index for index, _, _ in uses[old])
+        served = {loss for _, _, loss in uses[old]}
+        again = {loss for _, backward, loss in uses[new] if backward > end}
+        if min(uses[new])[0] < end or not served & again:
+            return False
+    return True
+
+
 def _drift(fates: Fates) -> Iterator[Finding]:
     """Modules that a step moved although no new gradient had come since the last one."""
     recording = fates.recording
     used = {(index, c.parameter) for c in recording.contributions for index in c.used}
+    zeros: dict[str, set[int]] = {}  # optimizer -> what received exact zeros since its last step
     for event in recording.events:
+        if isinstance(event, Backward):
+            # A loss that is satisfied, or a head that starts at zero: reached all the same.
+            still = {i for i, norm in event.added.items() if norm == 0.0}
+            zeros = {name: zeros.get(name, set()) | still for name in recording.optimizers}
         if not isinstance(event, Stepped):
             continue
+        reached = zeros.pop(event.optimizer, set())
         moved_modules = {recording.parameters[i].module for i in event.moved if i in event.owned}
         for module in sorted(moved_modules):
             inside = recording.of_module(module)
-            if any((event.index, i) in used for i in inside):
+            if reached & set(inside) or any((event.index, i) in used for i in inside):
                 continue
             distance = sum(event.moved.get(i, 0.0) ** 2 for i in inside) ** 0.5
             yield Finding(
@@ -199,10 +192,6 @@ def _drift(fates: Fates) -> Iterator[Finding]:
             )
 
 
-def _event_site(recording: Recording, index: int | None) -> Site:
-    return NOWHERE if index is None else recording.events[index].site  # type: ignore[union-attr]
-
-
 def _names(recording: Recording, items: Iterable[Contribution]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(recording.parameters[item.parameter].name for item in items))
 
@@ -212,8 +201,3 @@ def _loss_name(fates: Fates, item: Contribution) -> str:
         if item.backward in loss.indices:
             return loss.name
     return "a backward before the recording"
-
-
-def _is_nonfinite(recording: Recording, item: Contribution) -> bool:
-    event = recording.events[item.backward]
-    return isinstance(event, Backward) and item.parameter in event.nonfinite

@@ -211,6 +211,29 @@ def shared_encoder_averaged_twice() -> Loop:
     return Loop(modules, {"critic": optimizer}, step)
 
 
+def averaged_after_either_of_two_steps() -> Loop:
+    critic, actor = nn.Linear(OBS, 1), nn.Linear(OBS, ACTION)
+    critic_target = copy.deepcopy(critic)
+    critic_opt, actor_opt = adam(critic), adam(actor)
+
+    def train(module: nn.Module, goal: torch.Tensor, obs: torch.Tensor) -> None:
+        optimizer = critic_opt if module is critic else actor_opt
+        optimizer.zero_grad()
+        mse_loss(module(obs), goal).backward()
+        optimizer.step()
+        with torch.no_grad():
+            for slow, fast in zip(critic_target.parameters(), critic.parameters(), strict=True):
+                slow.copy_(0.95 * slow + 0.05 * fast)  # BUG
+
+    def step() -> None:
+        obs, action, value = batch()
+        train(critic, value, obs)
+        train(actor, action, obs)
+
+    modules = {"critic": critic, "actor": actor, "critic_target": critic_target}
+    return Loop(modules, {"critic": critic_opt, "actor": actor_opt}, step)
+
+
 def exhausted_generator_stops_the_target() -> Loop:
     q = nn.Linear(OBS, 1)
     q_target = copy.deepcopy(q)
@@ -240,6 +263,21 @@ def target_inside_the_optimizer() -> Loop:
         optimizer.zero_grad()
         q_loss = mse_loss(q(obs), reward + 0.99 * q_target(obs))  # no detach
         q_loss.backward()
+        optimizer.step()  # BUG
+        polyak(q_target, q)
+
+    return Loop({"q": q, "q_target": q_target}, {"q": optimizer}, step)
+
+
+def target_trained_and_averaged() -> Loop:
+    q = nn.Linear(OBS, 1)
+    q_target = copy.deepcopy(q)
+    optimizer = torch.optim.Adam([*q.parameters(), *q_target.parameters()])
+
+    def step() -> None:
+        obs, _, reward = batch()
+        optimizer.zero_grad()
+        mse_loss(q(obs), reward + 0.99 * q_target(obs)).backward()  # no detach
         optimizer.step()  # BUG
         polyak(q_target, q)
 
@@ -293,7 +331,9 @@ CASES = (
     Case(target_never_updated, Verdict.TARGET, "cnn_target", "stable-baselines 854"),
     Case(target_buffers_never_updated, Verdict.TARGET, "q_target", "stable-baselines 854", Q),
     Case(shared_encoder_averaged_twice, Verdict.TARGET, "encoder_target", "stable-baselines3 td3"),
+    Case(averaged_after_either_of_two_steps, Verdict.TARGET, "critic_target", "a helper for both"),
     Case(exhausted_generator_stops_the_target, Verdict.TARGET, "q_target", "generators", Q_EVERY),
     Case(target_inside_the_optimizer, Verdict.TARGET, "q_target", "missing detach", Q_LOOSE),
+    Case(target_trained_and_averaged, Verdict.TARGET, "q_target", "missing detach, no contract"),
     Case(wrong_owner, Verdict.MISOWNED, "encoder", "the quick card, sidestepped", OWNERS),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -145,3 +145,62 @@ def test_gradients_keep_their_identity() -> None:
         policy(torch.ones(1, 3)).sum().backward()
         assert held() is before  # accumulated in place, as without the tape
         optimizer.step()
+
+
+def backward_of_a_generator(policy: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def losses() -> Iterator[torch.Tensor]:
+        for _ in range(2):
+            yield policy(torch.randn(4, 3)).square().mean()
+
+    torch.autograd.backward(losses())  # type: ignore[arg-type]
+    optimizer.step()
+
+
+def backward_of_a_graph_edge(policy: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    loss = policy(torch.randn(4, 3)).square().mean()
+    torch.autograd.backward(torch.autograd.graph.get_gradient_edge(loss))
+    optimizer.step()
+
+
+def compiled_optimizer_step(policy: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    policy(torch.randn(4, 3)).square().mean().backward()
+    torch.compile(lambda: optimizer.step(), backend="eager")()
+
+
+def compiled_training_step(policy: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def step() -> None:
+        policy(torch.ones(4, 3)).square().mean().backward()
+        clip_grad_norm_(policy.parameters(), 0.1)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    torch.compile(step, backend="eager")()
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        backward_of_a_generator,
+        backward_of_a_graph_edge,
+        compiled_optimizer_step,
+        compiled_training_step,
+    ],
+)
+def test_rare_ways_to_call_torch_are_bit_identical(
+    step: Callable[[nn.Module, torch.optim.Optimizer], None],
+) -> None:
+    def trained(recorded: bool) -> list[torch.Tensor]:
+        torch._dynamo.reset()
+        torch.manual_seed(3)
+        policy = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+        optimizer = torch.optim.Adam(policy.parameters())
+        audit = PeriodicAudit({"policy": policy}, {"policy": optimizer}, int(recorded))
+        for number in range(3):
+            with audit.step(number):
+                step(policy, optimizer)
+            assert bool(audit.metrics()) == recorded
+            assert not recorded or audit.metrics()["update_ratio/policy"] > 0
+        return [tensor.detach().clone() for tensor in policy.state_dict().values()]
+
+    for before, after in zip(trained(False), trained(True), strict=True):
+        assert torch.equal(before, after)

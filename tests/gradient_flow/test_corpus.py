@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from robomimic_vae_ext.gradient_flow import record
-from tests.gradient_flow import corpus_gradients, corpus_ownership
+from robomimic_vae_ext.gradient_flow import Verdict, record
+from tests.gradient_flow import corpus_gradients, corpus_ownership, corpus_parts
 from tests.gradient_flow.corpus_base import Case
 
-CASES = (*corpus_gradients.CASES, *corpus_ownership.CASES)
+CASES = (*corpus_gradients.CASES, *corpus_ownership.CASES, *corpus_parts.CASES)
 
 
 def test_the_corpus_is_large_enough() -> None:
@@ -28,3 +28,13 @@ def test_broken_loop_is_found(case: Case) -> None:
     # Nothing else is accused: one bug gives findings about one module.
     assert {f.module for f in report.broken} <= {case.module}, str(report)
     assert case.module in str(report)
+
+
+def test_one_step_suffices_to_find_a_second_owner() -> None:
+    # Its second owner steps after the first, once, as an optimizer that replaces another would.
+    loop = corpus_ownership.two_critic_optimizers_own_one_encoder()
+    with record(loop.modules, loop.optimizers) as tape:
+        loop.step()
+    assert {(f.verdict, f.module) for f in tape.report().broken} == {
+        (Verdict.DOUBLE_OWNED, "encoder")
+    }

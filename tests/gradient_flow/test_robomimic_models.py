@@ -183,6 +183,30 @@ def test_unusable_input_exits_2(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[1, 2]", "config.json holds [1, 2]"),
+        ('"x"', "config.json holds 'x'"),
+        ("null", "config.json holds None"),
+        ("[" * 100_000, "config.json is not JSON"),
+        ('{"algo_name": ["bc"]}', "the algorithm is ['bc']"),
+        ('{"algo_name": "bc", "train": 3}', "key 'train' is 3"),
+        ('{"algo_name": "bc", "train": null}', "key 'train' is None"),
+        ('{"algo_name": "bc", "experiment": "x"}', "key 'experiment' is 'x'"),
+        ('{"algo_name": "bc", "observation": [1]}', "key 'observation' is [1]"),
+    ],
+)
+def test_a_config_of_the_wrong_shape_exits_2(
+    tmp_path: Path, text: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    assert command.run(str(path), out=io.StringIO()) == command.UNUSABLE
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and said in last and "; expected " in last
+
+
 def test_a_config_that_robomimic_refuses(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"algo_name": "bc", "algo": {"no_such_key": 1}}))

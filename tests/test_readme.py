@@ -172,25 +172,47 @@ def test_figures_of_the_longer_study_are_what_its_code_prints(
     early = estimate(printed, "2000 joint_surgery held-out error")
     assert "after 2,000 steps it was {} times ({} to {}).".format(*early) in text
     page = (REPOSITORY / "docs/longer/results.md").read_text(encoding="utf-8")
-    compared, steps = re.findall(r"\n\| `joint_surgery` \| `joint` \|(.*)", page)
-    values, success = compared.split(" | "), steps.split(" | ")
-    for said in (values[2], values[3], success[1], success[-1].strip(" |")):
-        value, interval = said.split(" ", 1)
-        assert re.search(rf"[^-\d.]{value} (times )?(`joint`'s )?{re.escape(interval)}", text)
+    for arm, its in (("joint_surgery", "joint"), ("critic_hl", "critic")):
+        compared, steps = re.findall(rf"\n\| `{arm}` \| `{its}` \|(.*)", page)
+        values, success = compared.split(" | "), steps.split(" | ")
+        for said in (values[2], values[3], success[1], success[-1].strip(" |")):
+            value, interval = said.split(" ", 1)
+            words = rf"(times )?(`{its}`'s )?(as wrong )?"
+            assert re.search(rf"[^-\d.]{value} {words}{re.escape(interval[:-1])}", text), said
 
 
-def test_figures_of_can_paired_stand_in_its_tables() -> None:
+def test_figures_of_can_paired_stand_in_its_tables_or_are_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = (REPOSITORY / "docs/more_tasks/results.md").read_text(encoding="utf-8")
     before, rest = page.split("<!-- discussion -->")
     text, after = rest.split("<!-- end -->")
     tables = " ".join((before + after).split())
-    of_episodes = re.findall(r"(\d+) of 150", tables)
-    vae, critic, joint = of_episodes[:3]
-    assert f"{critic} of 150 final episodes against {vae} (" in text and f"{joint} of 150 (" in text
+    _, printed = discussion("docs/more_tasks/results.md", monkeypatch, capsys)
+    text = " ".join(text.split("What the text says beyond")[0].split())
+    vae, critic, joint, bc = re.findall(r"(\d+) of 250", tables)[:4]
+    assert f"{critic} of 250 final episodes against {vae} (" in text and f"{joint} of 250 (" in text
     block = " ".join(README.split())
-    assert f"{critic} of 150 episodes with `critic`, {vae} with the bug, {joint} with" in block
-    decimals = re.findall(r"-?\d\.\d+", text.split("Of the goals")[0])
-    assert len(decimals) > 10 and all(re.search(rf"(?<![\d.]){x}\b", tables) for x in decimals)
+    said = f"{critic} of 250 episodes with `critic`, {vae} with the bug, {joint} with `joint`, {bc}"
+    assert said in block and f"Its {bc} successes" in text
+    first, second, third, last = (
+        estimate(printed, f"can_paired {step} critic / vae's") for step in (1000, 2000, 3000, 4000)
+    )
+    times = "{} times ({} to {})"
+    assert f"it is {times} after 1,000 steps and ".format(*first) in text
+    assert f"steps and {times} after 2,000;".format(*second) in text
+    assert f"falling: {times} after 3,000 and ".format(*third) in text
+    assert f"3,000 and {times} at the end".format(*last) in text
+    assert f"is {first[0]} times the bug's after 1,000 steps, but {last[0]} times" in block
+    joint_last = estimate(printed, "can_paired 4000 joint / vae's")
+    assert f"so: {times} at the end.".format(*joint_last) in text
+    known = {*first, *second, *third, *last, *joint_last, "0.3", "1.5"}
+    decimals = [x for x in re.findall(r"-?\d\.\d+", text) if x not in known]
+    # A loss is the negative of a gain in the table.
+    forms = [(x, f"-{x}") for x in decimals]
+    assert len(decimals) > 10
+    for x, negative in forms:
+        assert any(re.search(rf"(?<![\d.]){y}\b", tables) for y in (x, negative)), x
 
 
 def test_nothing_is_left_to_fill_in() -> None:

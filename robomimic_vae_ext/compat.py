@@ -103,3 +103,11 @@ def dataset_paths(config: Any) -> list[str]:
 def can_resume() -> bool:
     """Whether stock train.py has `--resume` (0.5.0 has). Drop with robomimic 0.3."""
     return robomimic_version() >= Version("0.4")
+
+
+def can_normalize() -> bool:
+    """Whether `train.hdf5_normalize_obs` works: on 0.3.0 any algorithm fails in its first batch.
+
+    Drop with robomimic 0.3.
+    """
+    return robomimic_version() >= Version("0.4")

@@ -141,12 +141,11 @@ def check_dataset(path: Path, size: Size) -> None:
     Raises:
         DemoError: it is of another size, as after `--fast`, or not of the demo at all.
     """
-    from robomimic_vae_ext.data.reading import open_dataset
+    from robomimic_vae_ext.data.reading import collected_as
 
-    with open_dataset(path) as file:
-        notes = json.loads(file["data"].attrs.get("notes", "{}")) if "data" in file else {}
     wanted = {"n": size.episodes, "quality": "mixed", "seed": DATA_SEED}
-    found = {key: notes.get("collect", {}).get(key) for key in wanted}
+    settings = collected_as(path) or {}
+    found = {key: settings.get(key) for key in wanted}
     if found != wanted:
         raise DemoError(
             f"{path} has {_listed(found)}",

@@ -24,6 +24,7 @@ import robomimic.scripts.train as stock
 from robomimic_vae_ext import compat
 from robomimic_vae_ext.data import validate
 from robomimic_vae_ext.errors import ConfigError, VaeExtError
+from robomimic_vae_ext.rollout import settings
 
 WORKERS_KEY = "num_workers"  # in experiment.rollout
 DEBUG_FOLDER = Path("/tmp/tmp_trained_models")  # where stock train.py's --debug writes
@@ -197,8 +198,7 @@ def _take_workers(values: dict[str, Any]) -> int:
     Raises:
         ConfigError: not a number of processes.
     """
-    experiment = values.get("experiment")
-    rollout = experiment.get("rollout") if isinstance(experiment, dict) else None
+    rollout = settings.at(values, "experiment", "rollout")
     count = rollout.pop(WORKERS_KEY, 0) if isinstance(rollout, dict) else 0
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
         raise ConfigError(

@@ -13,7 +13,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from robomimic_vae_ext.data.copying import copy_attributes, copy_rest, new_file, storage_of
+from robomimic_vae_ext.data.copying import (
+    copy_attributes,
+    copy_outside,
+    copy_rest,
+    new_file,
+    storage_of,
+)
 from robomimic_vae_ext.data.env_args import convert_env_args, version_of
 from robomimic_vae_ext.data.reading import (
     demo_names,
@@ -99,11 +105,7 @@ def complete_dataset(
         if robosuite_version:
             env_args = convert_env_args(env_args, robosuite_version)
             after = env_args["env_version"]
-        copy_attributes(old, new)
-        copy_rest(old, new, str(source), ("data",))
-        data = new.create_group("data")
-        copy_attributes(old["data"], data)
-        copy_rest(old["data"], data, f"{source}: data", demos)
+        data = copy_outside(old, new, source, demos)
         for name in demos:
             demo = _Demo(old["data"][name], f"{source}: data/{name}", assume_success)
             clipped += demo.write(data.create_group(name), clip_actions)

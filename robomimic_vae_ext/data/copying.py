@@ -46,6 +46,18 @@ def copy_attributes(source: h5py.Group, target: h5py.Group) -> None:
         target.attrs[key] = value
 
 
+def copy_outside(
+    old: h5py.File, new: h5py.File, source: Path, demos: Collection[str]
+) -> h5py.Group:
+    """Copy everything but the demonstrations, and return the new group for these."""
+    copy_attributes(old, new)
+    copy_rest(old, new, str(source), ("data",))
+    data = new.create_group("data")
+    copy_attributes(old["data"], data)
+    copy_rest(old["data"], data, f"{source}: data", demos)
+    return data
+
+
 def copy_rest(
     source: h5py.Group,
     target: h5py.Group,

@@ -7,7 +7,7 @@ robosuite, so that a dataset whose `env_args` name one of them can be rolled out
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from robomimic_vae_ext.errors import DatasetError, SimulationError
+from robomimic_vae_ext.errors import DatasetError, SimulationError, VaeExtError
 
 try:
     import robosuite
@@ -201,6 +201,21 @@ def quiet_robosuite() -> Iterator[None]:
         yield
     finally:
         ROBOSUITE_DEFAULT_LOGGER.setLevel(level)
+
+
+@contextmanager
+def bare_errors(refuse: Callable[[str], VaeExtError]) -> Iterator[None]:
+    """Name what robosuite raises where it cannot make an environment: exceptions of any kind.
+
+    Args:
+        refuse: makes the error to raise instead, from the reason.
+    """
+    try:
+        yield
+    except VaeExtError:
+        raise
+    except Exception as error:
+        raise refuse(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
 
 
 def build_env(env_args: dict[str, Any]) -> Any:

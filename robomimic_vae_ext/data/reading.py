@@ -92,6 +92,13 @@ def read_env_args(file: h5py.File, path: Path) -> dict[str, Any]:
     return dict(env_args)
 
 
+def collected_as(path: Path) -> Any:
+    """Settings that a dataset says it was collected with; None if it says nothing."""
+    with open_dataset(path) as file:
+        notes = file["data"].attrs.get("notes", "{}") if "data" in file else "{}"
+    return json.loads(notes).get("collect")
+
+
 def find_array(group: h5py.Group, key: str, where: str) -> Any:
     """Return an array of numbers (h5py.Dataset), or None if there is nothing of that name.
 

@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from robomimic_vae_ext.data import envs
-from robomimic_vae_ext.data.copying import copy_attributes, copy_rest, new_file
+from robomimic_vae_ext.data.copying import copy_attributes, copy_outside, copy_rest, new_file
 from robomimic_vae_ext.data.reading import demo_names, find_group, list_names, open_dataset
 from robomimic_vae_ext.data.recording import Recording, put_state, read_recording
 from robomimic_vae_ext.data.replay_env import build_replay_env, replay_env_args
@@ -111,11 +111,7 @@ def replay_dataset(
         names = demo_names(old, source)
         env_args = replay_env_args(old, source, cameras, size, rendering)
         env = build_replay_env(env_args, source)
-        copy_attributes(old, new)
-        copy_rest(old, new, str(source), ("data",))
-        data = new.create_group("data")
-        copy_attributes(old["data"], data)
-        copy_rest(old["data"], data, f"{source}: data", names)
+        data = copy_outside(old, new, source, names)
         left_out: set[str] = set()
         largest, clipped, dropped, successes, shifts = 0.0, 0, 0, 0, []
         for name in tqdm(names, unit="episode"):

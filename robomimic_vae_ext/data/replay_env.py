@@ -12,7 +12,7 @@ import h5py
 from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE, convert_env_args
 from robomimic_vae_ext.data.reading import read_env_args
-from robomimic_vae_ext.errors import DatasetError, VaeExtError
+from robomimic_vae_ext.errors import DatasetError
 
 
 def replay_env_args(
@@ -82,16 +82,15 @@ def _read_env_info(text: Any, source: Path) -> dict[str, Any]:
 
 def build_replay_env(env_args: dict[str, Any], source: Path) -> Any:
     """Return the environment, reset once."""
-    try:
-        env = envs.build_env(env_args)
-    except VaeExtError:
-        raise
-    except Exception as error:  # robosuite raises bare ones, and assertions on its arguments
-        raise DatasetError(
-            f"{source}: robosuite cannot make {env_args['env_name']} "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]})",
+
+    def refuse(reason: str) -> DatasetError:
+        return DatasetError(
+            f"{source}: robosuite cannot make {env_args['env_name']} ({reason})",
             "env_args of an environment that the installed robosuite has",
             "Correct the attribute env_args of the group data.",
-        ) from error
+        )
+
+    with envs.bare_errors(refuse):
+        env = envs.build_env(env_args)
     env.reset()
     return env

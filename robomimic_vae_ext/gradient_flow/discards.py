@@ -12,12 +12,12 @@ from robomimic_vae_ext.gradient_flow.fates import Cell, Fates
 
 def discarded(fates: Fates) -> Iterator[Finding]:
     """One finding for each loss and module of which some parameter lost a gradient unused."""
+    probes = _probes(fates)
     for cell in fates.cells:
         items = cell.fates.get(Verdict.DISCARDED, ())
         if not items:
             continue
         served = _served(fates, cell)
-        probes = _probes(fates)
         lost = [
             item
             for item in items
@@ -27,7 +27,8 @@ def discarded(fates: Fates) -> Iterator[Finding]:
         # A single number among the lost, such as a temperature, is merely used by the loss.
         sizes = {fates.recording.parameters[item.parameter].numel for item in lost}
         excused = (cell.loss.name, cell.module) in fates.excused or sizes == {1}
-        message = _message(fates, cell, lost or wasted or items)
+        told = lost or wasted or items
+        message = _message(fates, cell, told)
         if wasted:
             message += f" Every step uses a call of {cell.loss.name} and loses others."
         elif not lost and items[0].backward in probes:
@@ -36,20 +37,14 @@ def discarded(fates: Fates) -> Iterator[Finding]:
             message += " Other calls of the same loss do drive it."
         if excused:
             message += " It may be a detach left out on purpose: a contract would tell."
-        first = (lost or wasted or items)[0]
         yield Finding(
             Verdict.DISCARDED,
             Severity.BROKEN if (lost or wasted) and not excused else Severity.NOTE,
             cell.module,
             message,
-            _reset(fates, first),
+            _reset(fates, told[0]),
             loss=cell.loss.name,
-            parameters=tuple(
-                dict.fromkeys(
-                    fates.recording.parameters[item.parameter].name
-                    for item in lost or wasted or items
-                )
-            ),
+            parameters=fates.recording.names(item.parameter for item in told),
         )
 
 

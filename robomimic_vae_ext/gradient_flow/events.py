@@ -219,6 +219,10 @@ class Recording:
         owning = {name for i in self.of_module(module) for name in self.owners.get(i, ())}
         return tuple(name for name in self.optimizers if name in owning)
 
+    def names(self, parameters: Iterable[int]) -> tuple[str, ...]:
+        """Names of these parameters inside their modules, each once."""
+        return tuple(dict.fromkeys(self.parameters[i].name for i in parameters))
+
     def describe(self, parameters: Iterable[int]) -> str:
         """These parameters of one module in words: the module's name where they are all of it."""
         chosen = tuple(dict.fromkeys(parameters))

@@ -77,7 +77,7 @@ def _starved(fates: Fates) -> Iterator[Finding]:
             f"recording.",
             site,
             optimizer=", ".join(owners),
-            parameters=tuple(recording.parameters[i].name for i in missing),
+            parameters=recording.names(missing),
         )
 
 

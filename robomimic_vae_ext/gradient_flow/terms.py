@@ -104,7 +104,7 @@ def _partly_starved(fates: Fates, contract: Contract) -> Iterator[Finding]:
             f"{recording.describe(missing)}.",
             calls[drivers[0]][0].site,
             loss=drivers[0],
-            parameters=tuple(recording.parameters[i].name for i in missing),
+            parameters=recording.names(missing),
         )
 
 
@@ -174,7 +174,7 @@ def _misowned(recording: Recording, contract: Contract) -> Iterator[Finding]:
                 f"{' or '.join(wanted)}.",
                 _step_site(recording, (found,)) or NOWHERE,
                 optimizer=found,
-                parameters=tuple(recording.parameters[i].name for i in parameters),
+                parameters=recording.names(parameters),
             )
 
 

@@ -58,7 +58,7 @@ def _orphans(fates: Fates) -> Iterator[Finding]:
             continue
         swept = all(item.cleared is not None for item in items)
         harmless = swept and (cell.loss.name, cell.module) in fates.transits
-        names = _names(fates.recording, items)
+        names = fates.recording.names(item.parameter for item in items)
         total = len(fates.recording.of_module(cell.module))
         message = (
             f"{cell.loss.name} leaves a gradient in {cell.module} (norm {cell.norm:.3g}, "
@@ -190,10 +190,6 @@ def _drift(fates: Fates) -> Iterator[Finding]:
                 event.site,
                 optimizer=event.optimizer,
             )
-
-
-def _names(recording: Recording, items: Iterable[Contribution]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(recording.parameters[item.parameter].name for item in items))
 
 
 def _loss_name(fates: Fates, item: Contribution) -> str:

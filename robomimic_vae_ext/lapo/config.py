@@ -362,14 +362,13 @@ def _check_observations(config: Any) -> None:
     keys = [key for keys in config.observation.modalities.obs.values() for key in keys]
     expected = "at least one observation key, such as robot0_eef_pos in low_dim"
     _require(bool(keys), "observation.modalities.obs", keys, expected)
-    goals = [key for keys in config.observation.modalities.goal.values() for key in keys]
-    expected = f"'last' with observation.modalities.goal {goals}"
-    _require(not goals or config.train.goal_mode, "train.goal_mode", None, expected)
+    expected = "'last' with keys in observation.modalities.goal"
+    _require(not config.use_goals or config.train.goal_mode, "train.goal_mode", None, expected)
     if config.train.hdf5_normalize_obs:
         from robomimic_vae_ext import compat
 
         expected = "false on this robomimic, whose normalisation fails in the first batch"
-        _require(compat.can_resume(), "train.hdf5_normalize_obs", True, expected)
+        _require(compat.can_normalize(), "train.hdf5_normalize_obs", True, expected)
     limit = config.train.get("max_grad_norm")  # of robomimic 0.5.0, where only BC reads it
     expected = "null: lapo clips by algo.optim_params.*.max_gradient_norm"
     _require(limit is None, "train.max_grad_norm", limit, expected)

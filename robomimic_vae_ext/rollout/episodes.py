@@ -19,7 +19,7 @@ import robomimic.utils.train_utils as train_utils
 import torch
 
 from robomimic_vae_ext.data import envs
-from robomimic_vae_ext.errors import CheckpointError, ConfigError, SimulationError, VaeExtError
+from robomimic_vae_ext.errors import CheckpointError, ConfigError, SimulationError
 from robomimic_vae_ext.rollout import batching
 
 VIDEO_SIZE = 256  # height and width of a video frame [pixel]
@@ -258,18 +258,17 @@ def _make_env(checkpoint: dict[str, Any], film: bool) -> Any:
     Raises:
         SimulationError: the installed robosuite cannot make it.
     """
-    try:
-        return file_utils.env_from_checkpoint(ckpt_dict=checkpoint, render_offscreen=film)[0]
-    except VaeExtError:
-        raise
-    except Exception as error:  # robosuite raises bare ones, such as for a name it does not know
+
+    def refuse(reason: str) -> SimulationError:
         name = checkpoint["env_metadata"].get("env_name")
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise SimulationError(
+        return SimulationError(
             f"the environment '{name}' of the checkpoint cannot be made ({reason})",
             "one that the installed robosuite can make",
             "Install the robosuite of the dataset, or import what registers that environment.",
-        ) from error
+        )
+
+    with envs.bare_errors(refuse):
+        return file_utils.env_from_checkpoint(ckpt_dict=checkpoint, render_offscreen=film)[0]
 
 
 def load_policy(checkpoint: dict[str, Any], device: str | None) -> Any:

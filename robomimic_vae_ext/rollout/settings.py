@@ -37,6 +37,13 @@ def parse(texts: list[str]) -> dict[str, Any]:
     return settings
 
 
+def at(config: Any, *keys: str) -> Any:
+    """A value of nested sections; None where one of them is missing, or is no section."""
+    for key in keys:
+        config = config.get(key) if isinstance(config, dict) else None
+    return config
+
+
 def apply(checkpoint: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the checkpoint with other values in its config; its weights are the same.
 
@@ -51,9 +58,7 @@ def apply(checkpoint: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, 
     config = json.loads(checkpoint["config"])
     for key, value in settings.items():
         *levels, last = key.split(".")
-        holder = config
-        for level in levels:
-            holder = holder.get(level) if isinstance(holder, dict) else None
+        holder = at(config, *levels)
         if not isinstance(holder, dict) or last not in holder or isinstance(holder[last], dict):
             raise CheckpointError(
                 f"the checkpoint's config has no value '{key}'",

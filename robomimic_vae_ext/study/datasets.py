@@ -59,7 +59,7 @@ def make_dataset(task: Task, out: Path, workers: int) -> Path:
     settings = collect_settings(task)
     if path.exists():
         wanted = json.loads(json.dumps(asdict(settings) | {"horizon": settings.steps}))
-        found = _collected_as(path)
+        found = reading.collected_as(path)
         if found != wanted:
             raise ConfigError(
                 f"{path} was collected with other settings ({found})",
@@ -71,9 +71,3 @@ def make_dataset(task: Task, out: Path, workers: int) -> Path:
 
     print(collect(settings, path, workers, resume=True).describe(), flush=True)
     return path
-
-
-def _collected_as(path: Path) -> Any:
-    """Settings that a dataset says it was collected with; None if it says nothing."""
-    with reading.open_dataset(path) as file:
-        return json.loads(file["data"].attrs.get("notes", "{}")).get("collect")

@@ -102,7 +102,7 @@ def two_runs(
 def _of_all(axes: Sequence[Any]) -> dict[str, Any]:
     """Label to handle of the legend, over several panels."""
     pairs = [zip(*axis.get_legend_handles_labels(), strict=True) for axis in axes]
-    return {label: handle for pair in reversed(pairs) for handle, label in pair}
+    return {label: handle for pair in pairs for handle, label in pair}
 
 
 def _plain(label: str) -> str:

@@ -69,13 +69,15 @@ def run_job(folder: Path, cuda: bool = False) -> dict[str, Any]:
             train = _stage(folder / "train.json", lambda: _train(job, folder, cuda))
             measured = _stage(folder / "measure.json", lambda: _measure(job, folder))
             rollouts = _stage(folder / "rollouts.json", lambda: _roll_out(job, folder))
-            result = _result(job, folder, train, measured, rollouts)
+            stages = [train, measured, rollouts]
+            result = _result(job, folder, *stages)
             if job.evaluation.zero_latent_episodes and result["algo"] == ALGO_NAME:
                 zero = _stage(folder / "zero_latent.json", lambda: _zero_latent(job, folder))
-                result["seconds"]["zero_latent"] = zero.pop("seconds")
-                result |= _made([train, measured, rollouts, zero])
-                result["zero_latent"] = {k: v for k, v in zero.items() if k != "made"}
-            files.write_json(folder / RESULT, result)
+                stages.append(zero)
+                result["seconds"]["zero_latent"] = zero["seconds"]
+                notes = ("seconds", "made")
+                result["zero_latent"] = {k: v for k, v in zero.items() if k not in notes}
+            files.write_json(folder / RESULT, result | _made(stages))
         tidy(folder)
         return dict(json.loads((folder / RESULT).read_text()))
 
@@ -322,7 +324,6 @@ def _result(job: Job, folder: Path, train: Any, measured: Any, rollouts: Any) ->
             "measure": measured["seconds"],
             "rollouts": rollouts["seconds"],
         },
-        **_made([train, measured, rollouts]),
         "config": config,
     }
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from robomimic_vae_ext import files, markdown
 from robomimic_vae_ext.errors import DatasetError
+from robomimic_vae_ext.rollout.settings import at
 from robomimic_vae_ext.study import formatting, metrics, plots
 from robomimic_vae_ext.study.metrics import Series
 
@@ -55,13 +56,6 @@ class Change(NamedTuple):
     before: float
     after: float
     noise: float  # standard deviation of after - before
-
-
-def at(config: Any, *keys: str) -> Any:
-    """A value of nested sections; None where one of them is missing, or is no section."""
-    for key in keys:
-        config = config.get(key) if isinstance(config, dict) else None
-    return config
 
 
 def compare_runs(run_a: Path, run_b: Path, out: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from robomimic_vae_ext.gradient_flow import Contract, Verdict
+from robomimic_vae_ext.gradient_flow import Contract, Verdict, record
 
 OBS, FEATURES, ACTION, BATCH = 6, 8, 3, 16
 
@@ -84,3 +84,21 @@ def polyak(target: nn.Module, source: nn.Module, tau: float = 0.05) -> None:
     for slow, fast in zip(target.parameters(), source.parameters(), strict=True):
         slow.data.mul_(1 - tau)
         slow.data.add_(tau * fast.data)
+
+
+def record_three_steps(build: Callable[[], Loop], trace_writes: bool) -> Any:
+    """The tape of a loop."""
+    loop = build()
+    with record(loop.modules, loop.optimizers, trace_writes=trace_writes) as tape:
+        for _ in range(3):
+            loop.step()
+    return tape
+
+
+def critic_and_vae(
+    enc: nn.Module, critic: nn.Module, vae: nn.Module, critic_opt: Any, vae_opt: Any,
+    step: Callable[[], None],
+) -> Loop:  # fmt: skip
+    """The loop of the quick card: an encoder, two heads, two optimizers."""
+    modules = {"encoder": enc, "critic": critic, "vae": vae}
+    return Loop(modules, {"critic": critic_opt, "vae": vae_opt}, step)

@@ -20,6 +20,7 @@ from tests.gradient_flow.corpus_base import (
     Loop,
     adam,
     batch,
+    critic_and_vae,
     encoder,
     head,
 )
@@ -50,8 +51,7 @@ def encoder_in_the_vae_optimizer() -> Loop:
         vae_loss.backward()
         vae_opt.step()
 
-    modules = {"encoder": enc, "critic": critic, "vae": vae}
-    return Loop(modules, {"critic": critic_opt, "vae": vae_opt}, step)
+    return critic_and_vae(enc, critic, vae, critic_opt, vae_opt, step)
 
 
 def encoder_in_the_vae_optimizer_zeros_kept() -> Loop:
@@ -68,8 +68,7 @@ def encoder_in_the_vae_optimizer_zeros_kept() -> Loop:
         mse_loss(vae(features), action).backward()
         vae_opt.step()
 
-    modules = {"encoder": enc, "critic": critic, "vae": vae}
-    return Loop(modules, {"critic": critic_opt, "vae": vae_opt}, step)
+    return critic_and_vae(enc, critic, vae, critic_opt, vae_opt, step)
 
 
 def actor_loss_leaks_into_the_critic() -> Loop:
@@ -129,8 +128,7 @@ def detach_forgotten() -> Loop:
         vae_opt.step()
         critic_opt.zero_grad()
 
-    modules = {"encoder": enc, "critic": critic, "vae": vae}
-    return Loop(modules, {"critic": critic_opt, "vae": vae_opt}, step)
+    return critic_and_vae(enc, critic, vae, critic_opt, vae_opt, step)
 
 
 def exhausted_generator_freezes_nothing() -> Loop:

@@ -18,6 +18,7 @@ from tests.gradient_flow.corpus_base import (
     Loop,
     adam,
     batch,
+    critic_and_vae,
     encoder,
     head,
     polyak,
@@ -300,8 +301,7 @@ def wrong_owner() -> Loop:
         vae_loss.backward()
         vae_opt.step()  # BUG
 
-    modules = {"encoder": enc, "critic": critic, "vae": vae}
-    return Loop(modules, {"critic": critic_opt, "vae": vae_opt}, step)
+    return critic_and_vae(enc, critic, vae, critic_opt, vae_opt, step)
 
 
 POLICY = Contract(losses={"policy": Loss(drives=("encoder", "policy"))})

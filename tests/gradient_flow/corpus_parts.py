@@ -16,6 +16,7 @@ from tests.gradient_flow.corpus_base import (
     Loop,
     adam,
     batch,
+    critic_and_vae,
     encoder,
     head,
 )
@@ -36,8 +37,7 @@ def half_of_the_encoder_in_the_vae_optimizer() -> Loop:
         vae_loss.backward()
         vae_opt.step()
 
-    modules = {"encoder": enc, "critic": critic, "vae": vae}
-    return Loop(modules, {"critic": critic_opt, "vae": vae_opt}, step)
+    return critic_and_vae(enc, critic, vae, critic_opt, vae_opt, step)
 
 
 def half_of_the_encoder_has_another_owner() -> Loop:
@@ -56,8 +56,7 @@ def half_of_the_encoder_has_another_owner() -> Loop:
         critic_opt.step()
         vae_opt.step()  # BUG
 
-    modules = {"encoder": enc, "critic": critic, "vae": vae}
-    return Loop(modules, {"critic": critic_opt, "vae": vae_opt}, step)
+    return critic_and_vae(enc, critic, vae, critic_opt, vae_opt, step)
 
 
 def last_layer_of_the_encoder_in_the_vae_optimizer() -> Loop:
@@ -75,8 +74,7 @@ def last_layer_of_the_encoder_in_the_vae_optimizer() -> Loop:
         vae_loss.backward()
         vae_opt.step()
 
-    modules = {"encoder": enc, "critic": critic, "vae": vae}
-    return Loop(modules, {"critic": critic_opt, "vae": vae_opt}, step)
+    return critic_and_vae(enc, critic, vae, critic_opt, vae_opt, step)
 
 
 def left_over_that_the_owner_adds_to_its_own() -> Loop:
@@ -94,8 +92,7 @@ def left_over_that_the_owner_adds_to_its_own() -> Loop:
         vae_opt.step()
         vae_opt.zero_grad()
 
-    modules = {"encoder": enc, "critic": critic, "vae": vae}
-    return Loop(modules, {"critic": critic_opt, "vae": vae_opt}, step)
+    return critic_and_vae(enc, critic, vae, critic_opt, vae_opt, step)
 
 
 def encoder_in_the_vae_optimizer_weights_normalized() -> Loop:
@@ -115,8 +112,7 @@ def encoder_in_the_vae_optimizer_weights_normalized() -> Loop:
         vae_loss.backward()
         vae_opt.step()
 
-    modules = {"encoder": enc, "critic": critic, "vae": vae}
-    return Loop(modules, {"critic": critic_opt, "vae": vae_opt}, step)
+    return critic_and_vae(enc, critic, vae, critic_opt, vae_opt, step)
 
 
 class TwoBranches(nn.Module):
@@ -207,8 +203,7 @@ def reconstruction_gradient_written_by_hand() -> Loop:
             parameter.grad = gradient.clamp(-0.1, 0.1)
         vae_opt.step()
 
-    modules = {"encoder": enc, "critic": critic, "vae": vae}
-    return Loop(modules, {"critic": critic_opt, "vae": vae_opt}, step)
+    return critic_and_vae(enc, critic, vae, critic_opt, vae_opt, step)
 
 
 OWNERS = Contract(

@@ -22,6 +22,7 @@ from tests.gradient_flow.corpus_base import (
     encoder,
     head,
     polyak,
+    record_three_steps,
 )
 
 
@@ -321,10 +322,7 @@ LOOPS = (
 @pytest.mark.parametrize("build", LOOPS, ids=lambda build: build.__name__)
 @pytest.mark.parametrize("trace_writes", [True, False], ids=["traced", "untraced"])
 def test_no_false_alarm(build: Callable[[], Loop], trace_writes: bool) -> None:
-    loop = build()
-    with record(loop.modules, loop.optimizers, trace_writes=trace_writes) as tape:
-        for _ in range(3):
-            loop.step()
+    tape = record_three_steps(build, trace_writes)
     contract = CONTRACTS.get(build.__name__)
     for report in (tape.report(), tape.report(contract)):
         assert report.ok, str(report)

@@ -23,6 +23,7 @@ from tests.gradient_flow.corpus_base import (
     batch,
     encoder,
     head,
+    record_three_steps,
 )
 
 
@@ -171,10 +172,7 @@ LOOPS = (
 @pytest.mark.parametrize("build", LOOPS, ids=lambda build: build.__name__)
 @pytest.mark.parametrize("trace_writes", [True, False], ids=["traced", "untraced"])
 def test_no_false_alarm(build: Callable[[], Loop], trace_writes: bool) -> None:
-    loop = build()
-    with record(loop.modules, loop.optimizers, trace_writes=trace_writes) as tape:
-        for _ in range(3):
-            loop.step()
+    tape = record_three_steps(build, trace_writes)
     report = tape.report()
     assert report.ok, str(report)
     targets = {m for m in report.recording.modules if "target" in m or "ema" in m}

@@ -23,6 +23,7 @@ import robomimic.scripts.train as stock
 
 from robomimic_vae_ext import compat
 from robomimic_vae_ext.data import validate
+from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE
 from robomimic_vae_ext.errors import ConfigError, VaeExtError
 from robomimic_vae_ext.rollout import settings
 
@@ -86,6 +87,8 @@ def train(argv: list[str]) -> Path:
             rollouts=config.experiment.rollout.enabled,
         )
         _check_crops(config, dataset)
+        if config.use_goals and config.experiment.rollout.enabled:
+            _check_goals(dataset)
     with (
         _rollouts_in_workers(args, config),
         _output_dir(config, args.debug) as folder,
@@ -132,6 +135,22 @@ def _check_crops(config: Any, dataset: validate.DatasetInfo) -> None:
                     "pictures larger than the crop on both sides",
                     f"Change observation.encoder.{modality}.obs_randomizer_kwargs.",
                 )
+
+
+def _check_goals(dataset: validate.DatasetInfo) -> None:
+    """Refuse rollouts with goals that the environment cannot give, before an epoch is spent."""
+    if dataset.env_args["type"] != ROBOMIMIC_ENV_TYPE:
+        return
+    # Only now: it is a simulator, which training without rollouts does not need.
+    from robosuite.environments.base import REGISTERED_ENVS
+
+    name = dataset.env_args["env_name"]
+    if name in REGISTERED_ENVS and not hasattr(REGISTERED_ENVS[name], "_get_goal"):
+        raise ConfigError(
+            f"observation.modalities.goal has keys, and robosuite's {name} has no _get_goal",
+            "an environment that gives goals in rollouts",
+            "Set experiment.rollout.enabled to false, or train without goals.",
+        )
 
 
 def read_config(path: str | None, algo: str | None) -> Any:

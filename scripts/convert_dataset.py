@@ -7,43 +7,50 @@ import logging
 import sys
 from pathlib import Path
 
-from robomimic_vae_ext.errors import exit_code
+from robomimic_vae_ext.errors import ConfigError, exit_code
 
 # robosuite's advice on its settings.
 logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, argument_default=argparse.SUPPRESS)
     parser.add_argument("source", type=Path, help="the dataset, or robosuite's demo.hdf5")
     parser.add_argument("target", type=Path, help="the file to make")
-    parser.add_argument(
-        "--assume-success", action="store_true", help="missing rewards: 1 at the end"
+    complete = parser.add_argument_group("without --replay")
+    complete.add_argument("--assume-success", action="store_true", help="no rewards: 1 at the end")
+    complete.add_argument("--clip-actions", action="store_true", help="to [-1, 1]")
+    complete.add_argument(
+        "--robosuite", dest="robosuite_version", help="env_args for this version, or 'installed'"
     )
-    parser.add_argument("--clip-actions", action="store_true", help="to [-1, 1]")
-    parser.add_argument("--robosuite", default="", help="env_args for this version, or 'installed'")
-    parser.add_argument("--replay", action="store_true", help="states to observations and rewards")
-    parser.add_argument("--cameras", nargs="*", default=[], help="with --replay")
-    parser.add_argument("--size", type=int, default=84, help="of the pictures [pixel]")
-    parser.add_argument("--rendering", default="fast", help="fast or full")
-    parser.add_argument("--compress", default="", help="gzip or lzf, for pictures")
-    args = parser.parse_args()
-    if args.replay:
+    replay = parser.add_argument_group("with --replay, which always clips, for this robosuite")
+    replay.add_argument("--replay", action="store_true", help="states to observations and rewards")
+    replay.add_argument("--cameras", nargs="*", help="pictures of these")
+    replay.add_argument("--size", type=int, help="of the pictures [pixel] (84)")
+    replay.add_argument("--rendering", help="fast or full (fast)")
+    replay.add_argument("--compress", help="gzip or lzf, for pictures")
+    options = vars(parser.parse_args())  # only what was given
+    replaying = options.pop("replay", False)
+    own = {"cameras", "size", "rendering", "compress"}
+    ignored = [
+        "--" + name.removesuffix("_version").replace("_", "-")
+        for name in options
+        if name not in {"source", "target"} and (name in own) != replaying
+    ]
+    if ignored:
+        raise ConfigError(
+            f"{' '.join(ignored)} {'beside' if replaying else 'without'} --replay",
+            "one of the two ways, each with its own flags (see --help)",
+            "Convert in two runs." if replaying else "Add --replay, or leave it out.",
+        )
+    if replaying:
         from robomimic_vae_ext.data.replay import replay_dataset
 
-        print(
-            replay_dataset(
-                args.source, args.target, args.cameras, args.size, args.rendering, args.compress
-            ).describe()
-        )
+        print(replay_dataset(**options).describe())
     else:
         from robomimic_vae_ext.data.convert import complete_dataset
 
-        print(
-            complete_dataset(
-                args.source, args.target, args.assume_success, args.clip_actions, args.robosuite
-            ).describe()
-        )
+        print(complete_dataset(**options).describe())
     return 0
 
 

@@ -21,9 +21,17 @@ def main() -> int:
     parser.add_argument(
         "--strict-version", action="store_true", help="another robosuite version is an error"
     )
+    parser.add_argument(
+        "--read-pictures", action="store_true", help="every pixel too, to find damage"
+    )
     args = parser.parse_args()
     info = validate_dataset(
-        args.dataset, args.obs_keys, args.filter_keys, not args.imitation, args.strict_version
+        args.dataset,
+        args.obs_keys,
+        args.filter_keys,
+        need_transitions=not args.imitation,
+        strict_version=args.strict_version,
+        read_pictures=args.read_pictures,
     )
     print(
         f"{info.path}: valid; {len(info.demos)} demonstrations, {info.transitions} transitions, "

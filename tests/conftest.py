@@ -51,6 +51,18 @@ def write_dataset(path: Path, lengths: tuple[int, ...], seed: int = 0) -> None:
         file["mask/train"], file["mask/valid"] = names[:-1], names[-1:]
 
 
+def damage(path: Path, name: str) -> None:
+    """Compress an array of a dataset and overwrite it with zeros, which no unpacking survives."""
+    with h5py.File(path, "r+") as file:
+        values = file[name][()]
+        del file[name]
+        array = file.create_dataset(name, data=values, chunks=values.shape, compression="gzip")
+        chunk = array.id.get_chunk_info(0)
+    with path.open("r+b") as raw:
+        raw.seek(chunk.byte_offset)
+        raw.write(b"\0" * chunk.size)
+
+
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six demonstrations of 3 to 12 steps with two cameras."""

@@ -104,6 +104,22 @@ def test_pictures_that_do_not_fit_their_crop_are_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
+def test_goals_that_robosuite_cannot_give_are_refused_before_an_epoch(
+    dataset: Path, tmp_path: Path
+) -> None:
+    goals = {
+        "experiment": {"rollout": {"enabled": True}},
+        "observation": {"modalities": {"goal": {"low_dim": ["robot0_eef_pos"]}}},
+        "train": {"goal_mode": "last"},
+    }
+    config = write_config(tmp_path / "c.json", dataset, tmp_path / "out", goals)
+    with pytest.raises(ConfigError, match="robosuite's Lift has no _get_goal; expected"):
+        training.train(["--config", str(config)])
+    assert not (tmp_path / "out").exists()
+    goals["experiment"] = {"rollout": {"enabled": False}}
+    training.train(["--config", str(write_config(config, dataset, tmp_path / "out", goals))])
+
+
 @pytest.mark.parametrize("runs", [0, 2])
 def test_resuming_needs_one_run(tmp_path: Path, runs: int) -> None:
     for name in range(runs):

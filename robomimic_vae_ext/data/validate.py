@@ -1,8 +1,8 @@
 """Checks a robomimic dataset before anything is trained on it.
 
 Every problem is a `DatasetError` of one sentence that says what was found, what was expected and
-what to do. Only shapes and types of pictures are read, never their pixels, so that a dataset of
-several gigabytes takes a fraction of a second.
+what to do. Of pictures only shapes and types are looked at, so that a dataset of several gigabytes
+takes a fraction of a second; whether their pixels can be read is asked for apart.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ def validate_dataset(
     need_transitions: bool = True,
     strict_version: bool = False,
     rollouts: bool = False,
+    read_pictures: bool = False,
 ) -> DatasetInfo:
     """Check a dataset.
 
@@ -90,6 +91,7 @@ def validate_dataset(
             algorithm with a critic.
         strict_version: whether a dataset of another robosuite version is an error or a warning.
         rollouts: whether the environment will be made from it, see `check_version`.
+        read_pictures: whether to read all pixels too, which finds damage there.
 
     Returns:
         What the dataset holds.
@@ -109,8 +111,9 @@ def validate_dataset(
         for name in demos:
             where = f"{path}: data/{name}"
             arrays.append(_check_arrays(data[name], where, need_transitions))
+            length = arrays[-1].length
             check_observations(
-                data[name], where, arrays[-1].length, reference, demos[0], need_transitions
+                data[name], where, length, reference, demos[0], need_transitions, read_pictures
             )
             if arrays[-1].action_size != arrays[0].action_size:
                 raise DatasetError(

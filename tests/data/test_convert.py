@@ -292,7 +292,15 @@ def test_other_metadata_are_not_translated(env_args: dict[str, Any], message: st
         convert_env_args(env_args, "1.5.2")
 
 
-@pytest.mark.parametrize("options", [["--replay", "--compress", "foo"], []])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--replay", "--compress", "foo"],
+        ["--replay", "--clip-actions"],  # it always does, and would keep quiet about it
+        ["--cameras", "agentview"],  # would be ignored
+        [],
+    ],
+)
 def test_script_reports_bad_input_in_one_line(
     tiny_dataset: Path, tmp_path: Path, options: list[str]
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from robomimic_vae_ext.data.validate import validate_dataset
 from robomimic_vae_ext.errors import DatasetError
+from tests.conftest import damage
 from tests.data.conftest import SCRIPTS
 
 
@@ -227,16 +228,18 @@ def test_a_wanted_mask_is_not_empty(tiny_dataset: Path) -> None:
 
 
 def test_damaged_values(tiny_dataset: Path) -> None:
-    with h5py.File(tiny_dataset, "r+") as file:
-        actions = file["data/demo_1/actions"][()]
-        del file["data/demo_1/actions"]
-        array = file.create_dataset("data/demo_1/actions", data=actions, compression="gzip")
-        chunk = array.id.get_chunk_info(0)
-    with tiny_dataset.open("r+b") as raw:
-        raw.seek(chunk.byte_offset)
-        raw.write(b"\0" * chunk.size)
+    damage(tiny_dataset, "data/demo_1/actions")
     with pytest.raises(DatasetError, match="data/demo_1/actions cannot be read"):
         validate_dataset(tiny_dataset)
+
+
+def test_damaged_pictures_are_found_if_they_are_read(tiny_dataset: Path) -> None:
+    validate_dataset(tiny_dataset, read_pictures=True)
+    name = f"data/demo_1/next_obs/{PICTURES}"
+    damage(tiny_dataset, name)
+    validate_dataset(tiny_dataset)
+    with pytest.raises(DatasetError, match=f"{name} cannot be read"):
+        validate_dataset(tiny_dataset, read_pictures=True)
 
 
 @pytest.mark.parametrize("key", ["rewards", "dones"])
@@ -326,3 +329,8 @@ def test_script_exit_codes(tiny_dataset: Path) -> None:
     )
     assert bad.returncode == 2
     assert bad.stderr.startswith("validate_dataset.py: ") and bad.stderr.count("\n") == 1
+    damage(tiny_dataset, f"data/demo_0/obs/{PICTURES}")
+    read = subprocess.run(
+        [*command, "--read-pictures"], capture_output=True, text=True, check=False
+    )
+    assert read.returncode == 2 and f"obs/{PICTURES} cannot be read" in read.stderr

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from robomimic_vae_ext.errors import DatasetError
 from robomimic_vae_ext.lapo import frames, frames_on_disk
 from robomimic_vae_ext.lapo import replay as replay_module
-from tests.conftest import CAMERAS, data_entry
+from tests.conftest import CAMERAS, damage, data_entry
 
 Make = Callable[..., Any]
 GOALS = {
@@ -281,6 +281,13 @@ def test_observations_that_do_not_fit_the_actions_are_named(make_replay: Make, d
     for kind in ("memory", "disk"):
         with pytest.raises(DatasetError, match=r"demo_1/next_obs/agentview_image is \(8, "):
             make_replay(kind)
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_damaged_pictures_are_named(make_replay: Make, data: Path, kind: str) -> None:
+    damage(data, "data/demo_1/obs/agentview_image")
+    with pytest.raises(DatasetError, match="data/demo_1/obs/agentview_image cannot be read"):
+        make_replay(kind)
 
 
 @pytest.mark.parametrize("key", ["robot0_eef_pos", "agentview_image"])

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from robomimic_vae_ext.study import overview
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -55,7 +56,7 @@ def prepare(line: str) -> str:
 @pytest.mark.simulator
 @pytest.mark.slow
 def test_every_command_runs(tmp_path: Path) -> None:
-    for name in ("scripts", "configs"):
+    for name in ("scripts", "configs", "docs"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     # --debug trains for two epochs and saves only what the config says: after every epoch here.
     config = tmp_path / "every_epoch.json"
@@ -215,13 +216,21 @@ def test_figures_of_can_paired_stand_in_its_tables_or_are_printed(
         assert any(re.search(rf"(?<![\d.]){y}\b", tables) for y in (x, negative)), x
 
 
+def test_the_overview_is_of_the_published_results() -> None:
+    (command,) = [line for line in commands() if "scripts/overview.py" in line]
+    paths = [REPOSITORY / word for word in command.split() if word.endswith(".json")]
+    assert len(paths) == len(list(REPOSITORY.glob("docs/**/results.json"))) == 3
+    text = overview.tables_of(overview.read(paths))
+    assert f"<!-- overview -->\n\n{text}\n\n<!-- end -->" in README
+
+
 def test_nothing_is_left_to_fill_in() -> None:
     assert not re.findall(r"\b[A-Z]+_[A-Z]+\b(?!=)", README.replace("ROBOMIMIC_VAE_EXT", ""))
 
 
 def test_files_and_keys_that_the_readme_names_exist() -> None:
     for name in re.findall(r"`((?:baselines/)?[\w*]+\.json)`", README):
-        if name not in ("bcq.json", "iql.json", "evaluation.json"):
+        if name not in ("bcq.json", "iql.json", "evaluation.json", "results.json"):
             assert list((REPOSITORY / "configs").glob(name)), name
     for name in re.findall(r"`(robomimic_vae_ext/[\w/]+\.py|scripts/\w+\.py|docs/\S+?)`", README):
         assert (REPOSITORY / name).exists(), name

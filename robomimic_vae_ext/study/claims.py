@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -82,16 +81,16 @@ NOT_MEASURED: Final = "not measured"
 def table(summary: Summary) -> str:
     """Task by task and arm by arm: of every claim what was measured, its interval, its verdict."""
     head = ("task", "arm", "against", "seeds", *(claim.text for claim in CLAIMS))
-    return markdown.table(head, _rows(summary), words=3)
+    rows = (row(summary, *it) for it in itertools.product(summary.tasks, summary.fixes))
+    return markdown.table(head, rows, words=3)
 
 
-def _rows(summary: Summary) -> Iterator[tuple[str, ...]]:
-    for task, arm in itertools.product(summary.tasks, summary.fixes):
-        reference = summary.reference_of(arm)
-        both = summary.ratio(task, arm, reference, "success_final")
-        verdicts = (claim.verdict(summary, task, arm) for claim in CLAIMS)
-        seeds = str(both.seeds if both else 0)
-        yield f"`{task}`", f"`{arm}`", f"`{reference}`", seeds, *verdicts
+def row(summary: Summary, task: str, arm: str) -> tuple[str, ...]:
+    """One line of the table."""
+    reference = summary.reference_of(arm)
+    both = summary.ratio(task, arm, reference, "success_final")
+    verdicts = (claim.verdict(summary, task, arm) for claim in CLAIMS)
+    return f"`{task}`", f"`{arm}`", f"`{reference}`", str(both.seeds if both else 0), *verdicts
 
 
 def _times(estimate: Estimate) -> str:

@@ -86,7 +86,7 @@ def document(
         f"What the arms are stands {arms}, what the columns are [below](#what-the-columns-mean).",
         status(summary),
         "## Do the announced gains hold?",
-        short(summary, summary.arms),
+        *_claims(summary),
         INTERVALS,
         "## Discussion",
         f"<!-- {DISCUSSION} -->{kept if kept is not None else chr(10)}{markdown.END}",
@@ -103,24 +103,15 @@ def document(
     return "\n\n".join(parts) + "\n"
 
 
-def short(summary: Summary, arms: Sequence[str] | None = None) -> str:
-    """The claims, and arms of every task in one line each.
-
-    Args:
-        summary: of the finished jobs.
-        arms: which; None: those of the first group, as a README shows.
-    """
-    if arms is None:
-        arms = next(iter(summary.groups.values()), summary.arms)
+def _claims(summary: Summary) -> list[str]:
+    """The claims, and the arms of every task in one line each."""
     parts = [claims.table(summary), claims.RULE] if summary.fixes else ["No arm to compare."]
     for task in summary.tasks:
-        found = _arms(summary, task, arms)
-        if found:
-            parts += [
-                f"`{task}`, final policies and critics:",
-                tables.overview(summary, task, found),
-            ]
-    return "\n\n".join(parts)
+        arms = _arms(summary, task, summary.arms)
+        if arms:
+            table = tables.overview(summary, task, arms)
+            parts += [f"`{task}`, final policies and critics:", table]
+    return parts
 
 
 def _arms(summary: Summary, task: str, arms: Sequence[str]) -> list[str]:

@@ -46,7 +46,7 @@ def read(study: Protocol, files: Sequence[Path]) -> Published:
     """
     found = Published()
     for path in files:
-        found = _add(found, _planned(study, _read(path), path))
+        found = _add(found, _planned(study, read_file(path), path))
     return found
 
 
@@ -96,7 +96,7 @@ def check_nothing_is_lost(study: Protocol, path: Path, kept: Published) -> None:
     """
     if not path.is_file():
         return
-    here = _read(path)
+    here = read_file(path)
     if here.study not in ("", study.name):
         raise ConfigError(
             f"{path} holds the results of study '{here.study}'",
@@ -191,8 +191,12 @@ def _look(found: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "views": found["views"], "pixels": found["pixels"], "models": models}
 
 
-def _read(path: Path) -> Published:
-    """What one file holds."""
+def read_file(path: Path) -> Published:
+    """Read what one file holds.
+
+    Raises:
+        DatasetError: it is missing or is no published result.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         found = [records.from_dict(values) for values in data["records"]]

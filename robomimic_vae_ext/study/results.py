@@ -26,7 +26,6 @@ from robomimic_vae_ext.study.summary import Summary
 
 logger = logging.getLogger(__name__)
 NAME: Final = "results"
-README_MARKER: Final = "results"
 PROTOCOLS: Final = ("study_protocol.md", "../study_protocol.md")  # seen from a page of results
 
 
@@ -36,8 +35,7 @@ def write_results(study: Protocol, out: Path, docs: Path, merge: Sequence[Path] 
     Args:
         study: the plan.
         out: its folder, with `TASK/ARM/seed_N/result.json` of every finished job.
-        docs: folder for results.md, results.csv, results.json and the figures. A README.md beside
-            that folder gets the table of claims, if it has markers for it.
+        docs: folder for results.md, results.csv, results.json and the figures.
         merge: published results of further jobs; those of the folder go before them.
 
     Returns:
@@ -86,8 +84,6 @@ def publish(data: Mapping[str, Any], docs: Path) -> str:
     figures += [figure for figure in drawn if (docs / figure.name).is_file()]
     protocol = _protocol_of(data["manifest"]["study"]["name"], docs)
     files.write_text(document, page.document(summary, data, figures, kept, protocol))
-    readme = f"{page.status(summary)}\n\n{page.short(summary)}"
-    markdown.fill(docs.resolve().parent / "README.md", README_MARKER, readme)
     return f"{claims.table(summary)}\n\n{page.status(summary)}"
 
 

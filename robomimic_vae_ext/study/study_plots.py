@@ -84,7 +84,7 @@ def error_curves(summary: Summary, demonstrations: Demonstrations, docs: Path) -
             if axis.lines:
                 drawn = np.concatenate([line.get_ydata() for line in axis.lines])
                 if drawn.max() > WIDE * drawn.min():
-                    _logarithmic(axis.yaxis)
+                    logarithmic(axis.yaxis)
                 if constant is not None:
                     axis.axhline(constant, color="0.3", linewidth=1, label=CONSTANT)
     text = (
@@ -328,9 +328,10 @@ def _successes(record: Record) -> Curve:
     return {rollout.step: rollout.rate for rollout in record.rollouts}
 
 
-def _logarithmic(axis: Any) -> None:
-    """Steps of 1, 2, 5 in plain decimals."""
-    axis.axes.set_yscale("log")
+def logarithmic(axis: Any) -> None:
+    """Make an axis (`axes.xaxis` or `axes.yaxis`) logarithmic: 1, 2, 5 in plain decimals."""
+    axes = axis.axes
+    (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())

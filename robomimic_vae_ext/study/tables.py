@@ -52,7 +52,7 @@ def overview(summary: Summary, task: str, arms: Sequence[str]) -> str:
         rows.append((
             f"`{arm}`",
             str(len(summary.of(task, arm))),
-            _successes(_last_rollouts(summary, task, arm)),
+            successes(summary, task, arm),
             formatting.NOTHING if arm == reference else text,
             *(_cell(summary, task, arm, measure, 2)
               for measure in ("critic_error_final", "value_error")),
@@ -68,7 +68,11 @@ def _last_rollouts(summary: Summary, task: str, arm: str) -> list[Rollout]:
     return [record.rollouts[-1] for record in summary.of(task, arm) if record.rollouts]
 
 
-def _successes(found: Sequence[Rollout]) -> str:
+def successes(summary: Summary, task: str, arm: str) -> str:
+    """How many episodes of the final policies succeed, of all seeds together."""
+    found = _last_rollouts(summary, task, arm)
+    if not found:
+        return formatting.NOTHING
     won = sum(rollout.success.count("1") for rollout in found)
     return f"{won} of {sum(len(rollout.success) for rollout in found)}"
 
@@ -129,7 +133,7 @@ def policy(summary: Summary, task: str, arms: Sequence[str]) -> str:
         rows.append((
             f"`{arm}`",
             ", ".join(f"{count:,}" for count in steps),
-            _successes(last),
+            successes(summary, task, arm),
             *(_cell(summary, task, arm, measure) for measure, _ in POLICY),
             f"{failed} of {episodes}" if known else formatting.NOTHING,
         ))  # fmt: skip

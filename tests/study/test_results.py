@@ -36,7 +36,6 @@ from tests.study import synthetic
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A repository's docs after a study of which three jobs are missing, and what was printed."""
     folder = tmp_path_factory.mktemp("repository")
-    (folder / "README.md").write_text("before\n<!-- results -->\nformer\n<!-- end -->\nafter\n")
     study = synthetic.write_study(folder / "configs")
     missing = [("own", "bcq", 4), ("own", "joint", 3), ("own", "joint", 5)]
     synthetic.write_results(folder / "runs", study, leave_out=missing)
@@ -89,16 +88,13 @@ def test_steps_are_those_to_the_reference_of_the_same_seed(written: tuple[Path, 
     assert found["own", "bcq", 1]["speed_up"] == "0"
 
 
-def test_the_page_says_what_is_missing_and_fills_the_readme(written: tuple[Path, str]) -> None:
+def test_the_page_says_what_is_missing(written: tuple[Path, str]) -> None:
     folder, printed = written
     text = (folder / "docs" / "results.md").read_text()
     assert "47 of 50 jobs are done" in text and "47 of 50" in printed
     assert "`own`, `joint`: 2 of 5 seeds (3, 5)" in text
     assert "1 of 4 demonstrations succeed" in text
-    readme = (folder / "README.md").read_text()
-    assert readme.startswith("before\n<!-- results -->\n\n47 of 50 jobs are done")
-    assert "\n| task | arm | against | seeds |" in readme
-    assert readme.endswith("<!-- end -->\nafter\n") and "former" not in readme
+    assert "\n| task | arm | against | seeds |" in text
     assert str(folder) not in text + (folder / "docs" / "results.json").read_text()
 
 

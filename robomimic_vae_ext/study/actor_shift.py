@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from robomimic_vae_ext import files, markdown
-from robomimic_vae_ext.errors import CheckpointError
 from robomimic_vae_ext.plugin import ALGO_NAME
-from robomimic_vae_ext.rollout import episodes
-from robomimic_vae_ext.study import measure
+from robomimic_vae_ext.study import inspection, measure
 
 
 @dataclass(frozen=True)
@@ -94,51 +92,10 @@ def of_checkpoints(checkpoints: list[Path], dataset: Path) -> list[ActorShift]:
         As many as checkpoints.
 
     Raises:
-        CheckpointError: one cannot be read, is not of LAPO, stacks frames, normalises observations,
-            has goals, or has other observations or actions than the dataset.
-        DatasetError: unreadable, nothing is held out, or it lacks observations.
+        CheckpointError, DatasetError: as `inspection.models`.
     """
-    found, held_out = [], None
-    for path in checkpoints:
-        checkpoint = episodes.load_checkpoint(path)
-        if checkpoint["algo_name"] != ALGO_NAME:
-            raise CheckpointError(
-                f"{path} is of '{checkpoint['algo_name']}'",
-                "a checkpoint of lapo, which has a latent actor",
-                "Leave it out.",
-            )
-        algo = measure.load_policy(checkpoint)
-        if algo.frame_stack > 1:
-            raise CheckpointError(
-                f"{path} stacks {algo.frame_stack} frames",
-                "train.frame_stack = 1: held-out states are looked at one by one",
-                "Leave it out.",
-            )
-        if checkpoint.get("obs_normalization_stats") or algo.goal_shapes:
-            raise CheckpointError(
-                f"{path} {'has goals' if algo.goal_shapes else 'normalises its observations'}",
-                "a policy that sees observations as they are stored, and nothing else",
-                "Leave it out.",
-            )
-        keys = list(algo.obs_shapes)
-        if held_out is None or list(held_out.obs) != keys:
-            held_out = measure.load_held_out(dataset, keys)
-        for key, frames in held_out.obs.items():
-            shape = tuple(measure.process(frames[:1], key, algo).shape[1:])
-            if shape != tuple(algo.obs_shapes[key]):
-                raise CheckpointError(
-                    f"{path} sees {key} of shape {tuple(algo.obs_shapes[key])}",
-                    f"{shape}, as {dataset} has",
-                    "Give the dataset that it was trained on.",
-                )
-        if held_out.actions.shape[1] != algo.ac_dim:
-            raise CheckpointError(
-                f"{path} has actions of size {algo.ac_dim}",
-                f"{held_out.actions.shape[1]}, as {dataset} has",
-                "Give the dataset that it was trained on.",
-            )
-        found.append(of_model(algo, held_out))
-    return found
+    models = inspection.models(checkpoints, dataset, only=ALGO_NAME)
+    return [of_model(algo, held_out) for algo, (held_out,) in models]
 
 
 def table(checkpoints: list[Path], found: list[ActorShift]) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from robomimic_vae_ext.data import reading
 from robomimic_vae_ext.errors import DatasetError
+from robomimic_vae_ext.study import statistics
 
 BATCH: Final = 128  # observations evaluated at once; bounds the memory
 
@@ -88,13 +89,16 @@ def auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
     return float(above / (count * (len(positive) - count)))
 
 
-def load_held_out(path: Path, keys: list[str], mask: str = "valid") -> HeldOut:
+def load_held_out(
+    path: Path, keys: list[str], mask: str = "valid", most: int | None = None
+) -> HeldOut:
     """Read held-out demonstrations.
 
     Args:
         path: dataset.
         keys: observation keys.
         mask: name of the list of demonstrations below `mask/`.
+        most: demonstrations to read, evenly spaced in that list; None: all.
 
     Raises:
         DatasetError: unreadable file, no such list or an empty one, or no such observations.
@@ -114,6 +118,8 @@ def load_held_out(path: Path, keys: list[str], mask: str = "valid") -> HeldOut:
                 "names of demonstrations in data/",
                 "Make the mask anew, for instance with robomimic's split_train_val.py.",
             )
+        if most is not None:
+            names = [names[index] for index in statistics.evenly(len(names), most)]
         demos = [file[f"data/{name}"] for name in names]
         missing = [key for key in keys if f"obs/{key}" not in demos[0]]
         if missing:

@@ -1,0 +1,98 @@
+"""Errors of Q on demonstrations that were trained on and on others."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from robomimic_vae_ext.errors import CheckpointError
+from robomimic_vae_ext.rollout import episodes
+from robomimic_vae_ext.study import critic_errors, measure
+from tests.conftest import REPOSITORY
+
+
+def demonstrations(*rewards: list[float]) -> measure.HeldOut:
+    count = sum(map(len, rewards))
+    return measure.HeldOut({}, np.zeros((count, 1)), tuple(map(np.array, rewards)))
+
+
+def test_errors_of_known_values() -> None:
+    both = demonstrations([0.0, 1.0], [0.0, 0.0])  # returns 0.5, 1; 0, 0
+    found = critic_errors.of_values("valid", np.array([0.5, 0.8, 0.6, 0.0]), both, discount=0.5)
+    assert found.error == pytest.approx((0.2**2 + 0.6**2) / 4)
+    assert found.bias == pytest.approx((-0.2 + 0.6) / 4)
+    assert found.error_of_successes == pytest.approx(0.2**2 / 2)
+    assert found.error_of_failures == pytest.approx(0.6**2 / 2)
+    assert found.auc == pytest.approx(0.75)  # of four pairs one is the wrong way round
+    won = critic_errors.of_values("valid", np.ones(1), demonstrations([1.0]), discount=0.5)
+    assert (won.error, won.error_of_failures, won.auc) == (0.0, None, None)
+    lost = critic_errors.of_values("valid", np.ones(1), demonstrations([0.0]), discount=0.5)
+    assert (lost.error, lost.bias, lost.error_of_successes, lost.auc) == (1.0, 1.0, None, None)
+
+
+def test_a_real_checkpoint_agrees_with_the_studys_measure(
+    trained_checkpoint: Path, dataset: Path
+) -> None:
+    ((train, valid),) = critic_errors.of_checkpoints([trained_checkpoint], dataset)
+    algo = measure.load_policy(episodes.load_checkpoint(trained_checkpoint))
+    for mask, found in (("train", train), ("valid", valid)):
+        held_out = measure.load_held_out(dataset, list(algo.obs_shapes), mask)
+        q = measure.held_out_values(algo, held_out)
+        assert q is not None
+        returns = held_out.returns(algo.algo_config.discount)
+        expected = measure.critic_measures(q, returns, held_out.succeeds())
+        assert (found.error, found.auc) == (expected["critic_error"], expected["auc"])
+    assert train.error != valid.error
+
+
+def test_fewer_demonstrations_are_evenly_spaced(trained_checkpoint: Path, dataset: Path) -> None:
+    keys = ["robot0_eef_pos"]
+    every = measure.load_held_out(dataset, keys, "train").rewards
+    some = measure.load_held_out(dataset, keys, "train", most=2).rewards
+    assert [len(rewards) for rewards in every] == [12, 9, 3, 7, 11]
+    assert [len(rewards) for rewards in some] == [12, 11]
+    ((few, _),) = critic_errors.of_checkpoints([trained_checkpoint], dataset, most=2)
+    ((all_of_them, _),) = critic_errors.of_checkpoints([trained_checkpoint], dataset)
+    assert few.error != all_of_them.error
+
+
+def run_script(*words: Any) -> Any:
+    script = REPOSITORY / "scripts" / "inspect_critic.py"
+    command = list(map(str, (sys.executable, script, *words)))
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
+def test_the_script_prints_and_writes_a_line_for_each_mask(
+    trained_checkpoint: Path, dataset: Path, tmp_path: Path
+) -> None:
+    written = tmp_path / "made" / "critic.csv"
+    result = run_script("--agent", trained_checkpoint, "--dataset", dataset, "--csv", written)
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if line.startswith("|")]
+    assert [line.split(" | ")[1] for line in lines[2:]] == ["train", "valid"]
+    assert {line.count("|") for line in lines} == {8}
+    (expected,) = critic_errors.of_checkpoints([trained_checkpoint], dataset)
+    for row, errors in zip(csv.DictReader(written.open()), expected, strict=True):
+        assert row["checkpoint"] == str(trained_checkpoint)
+        assert [row["mask"], row["error"]] == [errors.mask, f"{errors.error:.6g}"]
+        assert list(row.values())[2:] == [
+            "" if value is None else f"{value:.6g}" for value in astuple(errors)[1:]
+        ]
+
+
+def test_an_algorithm_without_q_is_one_sentence(
+    trained_checkpoint: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "value_function", lambda algo: None)
+    with pytest.raises(CheckpointError, match="is of an algorithm without Q; expected one with"):
+        critic_errors.of_checkpoints([trained_checkpoint], dataset)
+    result = run_script("--agent", "none.pth", "--dataset", dataset)
+    assert result.returncode == 2 and "inspect_critic.py: there is no file" in result.stderr
+    assert run_script("--agent", "x", "--dataset", dataset, "--most", 0).returncode == 2

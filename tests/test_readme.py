@@ -207,7 +207,20 @@ def test_figures_of_can_paired_stand_in_its_tables_or_are_printed(
     assert f"is {first[0]} times the bug's after 1,000 steps, but {last[0]} times" in block
     joint_last = estimate(printed, "can_paired 4000 joint / vae's")
     assert f"so: {times} at the end.".format(*joint_last) in text
-    known = {*first, *second, *third, *last, *joint_last, "0.3", "1.5"}
+    seen = estimate(printed, "can_paired, trained on, critic / vae's")
+    assert "{} times `vae`'s ({} to {}; [errors]".format(*seen) in text
+    parts = {}
+    for arm in ("critic", "vae"):
+        for part in ("failures", "successes"):
+            (value,) = re.findall(rf"held out, {arm} error_of_{part} {NUMBER}", printed)
+            parts[arm, part] = f"{float(value):.3f}"
+    assert (
+        "({} of those held out, against {} where they succeed; with `vae` {} and {})".format(
+            *parts.values()
+        )
+        in text
+    )
+    known = {*first, *second, *third, *last, *joint_last, *seen, *parts.values(), "0.3", "1.5"}
     decimals = [x for x in re.findall(r"-?\d\.\d+", text) if x not in known]
     # A loss is the negative of a gain in the table.
     forms = [(x, f"-{x}") for x in decimals]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ from matplotlib.ticker import NullLocator
 from robomimic_vae_ext import markdown
 from robomimic_vae_ext.errors import ConfigError
 from robomimic_vae_ext.study import claims, formatting, published, results, study_plots, tables
-from robomimic_vae_ext.study.statistics import Estimate
 from robomimic_vae_ext.study.summary import Summary
 
 CLAIMED: Final = "0.88"  # grey
@@ -32,6 +32,14 @@ COLOURS: Final = {"yes": "#009E73", "open": "#0072B2", "no": "#D55E00"}  # of Ok
 MEANING: Final = {
     "yes": "the claim holds", "open": "open: the interval is on both sides", "no": "it does not",
 }  # fmt: skip
+MOST: Final[dict[str, Any]] = {
+    "color": "0.15",
+    "marker": "|",
+    "markersize": 11,
+    "linestyle": "none",
+}
+ONE: Final[dict[str, Any]] = {"color": "0.4", "linewidth": 0.8, "linestyle": "--"}
+FEWEST: Final = 10  # checkpoints of a training from which steps are told
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,20 @@ class Part:
     def title(self) -> str:
         """Task and steps, which tell studies of one task apart."""
         return f"{self.task}, {self.steps:,} steps"
+
+    def unasked(self, claim: claims.Claim, arm: str) -> str:
+        """Why a claim is not asked about here; empty if it is."""
+        if claim.measure != FASTER:
+            return ""
+        curves = [len(record.curve) for record in self.summary.of(self.task, arm)]
+        few = min(curves, default=0)
+        return f"too few checkpoints ({few})" if few < FEWEST else ""
+
+    def most(self, claim: claims.Claim, arm: str) -> float:
+        """The largest ratio that could come out, since the measure has a largest value."""
+        reference = self.summary.reference_of(arm)
+        found = self.summary.estimate(self.task, reference, claim.measure)
+        return math.inf if found is None or not found.value else claim.most / found.value
 
 
 def write(paths: Sequence[Path], figure: Path, document: Path | None = None) -> str:
@@ -104,27 +126,37 @@ def read(paths: Sequence[Path]) -> list[Part]:
 
 
 def tables_of(parts: Sequence[Part]) -> str:
-    """Claims, their rule, and how often the final policies succeed."""
+    """How often the final policies succeed; folded, the claims and their rule."""
     head = ("task", "steps", "arm", "against", "seeds", *(it.text for it in claims.CLAIMS))
     return "\n\n".join([
+        "Episodes of the final policies that succeed, all seeds together:",
+        _successes(parts),
+        "<details><summary>The figure's numbers, with intervals and verdicts</summary>",
         markdown.table(head, _claims(parts), words=4),
         claims.RULE,
-        "Final policies, episodes that succeed:",
-        _successes(parts),
+        "</details>",
     ])  # fmt: skip
 
 
 def _claims(parts: Sequence[Part]) -> Iterator[tuple[str, ...]]:
     for part in parts:
         for arm in part.arms:
-            task, *row = claims.row(part.summary, part.task, arm)
-            yield (task, f"{part.steps:,}", *row)
+            task, *names, seeds = claims.row(part.summary, part.task, arm)[:4]
+            cells = (
+                part.unasked(claim, arm) or claim.verdict(part.summary, part.task, arm)
+                for claim in claims.CLAIMS
+            )
+            yield (task, f"{part.steps:,}", *names, seeds, *cells)
 
 
 def _successes(parts: Sequence[Part]) -> str:
-    """A line for each task, a column for each arm of the first study's first group."""
+    """A line for each task; columns are the first study's first group and whatever is compared."""
     first = parts[0].summary
-    columns = list(next(iter(first.groups.values()), first.arms))
+    shown = set(next(iter(first.groups.values()), first.arms)).union(
+        *({arm, part.summary.reference_of(arm)} for part in parts for arm in part.arms)
+    )
+    every = dict.fromkeys(arm for part in parts for arm in part.summary.arms)
+    columns = [arm for arm in every if arm in shown]
     rows = []
     for part in parts:
         demos = part.demonstrations
@@ -153,7 +185,7 @@ def draw(parts: Sequence[Part], path: Path) -> None:
     for axis, claim in zip(axes, claims.CLAIMS, strict=True):
         for y, (part, arm) in enumerate(lines):
             if arm is not None:
-                _line(axis, y, claim, claim.estimate(part.summary, part.task, arm))
+                _line(axis, y, part, arm, claim)
         _finish(axis, claim)
     axes[0].set_yticks(range(len(lines)), [arm or part.title for part, arm in lines])
     axes[0].set_ylim(len(lines) - 0.4, -0.6)
@@ -163,20 +195,26 @@ def draw(parts: Sequence[Part], path: Path) -> None:
         handles=[
             *(Line2D([], [], label=MEANING[verdict], **_look(verdict)) for verdict in COLOURS),
             Patch(color=CLAIMED, label="where the claim holds"),
+            Line2D([], [], label="1: as the reference", **ONE),
+            Line2D([], [], label="most that was possible", **MOST),
         ],
-        loc="outside lower center", ncols=len(COLOURS) + 1, frameon=False,
+        loc="outside lower center", ncols=len(COLOURS) + 3, frameon=False, fontsize=9,
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=study_plots.DPI)
     plt.close(figure)
 
 
-def _line(axis: Any, y: int, claim: claims.Claim, found: Estimate | None) -> None:
+def _line(axis: Any, y: int, part: Part, arm: str, claim: claims.Claim) -> None:
     """One estimate: filled where its whole interval is on one side of the claim's bound."""
-    if found is None:
-        axis.annotate("not measured", (0.02, y), xycoords=("axes fraction", "data"), va="center",
-                      color="0.4", fontsize=8)  # fmt: skip
+    found = claim.estimate(part.summary, part.task, arm)
+    unasked = part.unasked(claim, arm)
+    if unasked or found is None:
+        axis.annotate(unasked or claims.NOT_MEASURED, (0.02, y), va="center", color="0.4",
+                      xycoords=("axes fraction", "data"), fontsize=8)  # fmt: skip
         return
+    if math.isfinite(part.most(claim, arm)):
+        axis.plot(part.most(claim, arm), y, **MOST)
     look = _look(claim.holds(found))
     if found.low is not None and found.high is not None:
         axis.plot([found.low, found.high], [y, y], color=look["color"], linewidth=look["linewidth"])
@@ -207,7 +245,9 @@ def _finish(axis: Any, claim: claims.Claim) -> None:
     left, right = axis.get_xlim()
     axis.axvspan(*((claim.bound, right) if claim.at_least else (left, claim.bound)),
                  color=CLAIMED, zorder=0)  # fmt: skip
-    axis.axvline(1, color="0.4", linewidth=0.8, linestyle="--")
+    axis.axvline(1, **ONE)
     axis.grid(True, axis="x", alpha=0.3)
-    axis.set_title(textwrap.fill(claim.text, TITLE, break_on_hyphens=False), fontsize=10)
-    axis.set_xlabel("measured, with its interval", fontsize=9)
+    what = claim.text.split(" times ", 1)[1]
+    title = f"claimed: at {'least' if claim.at_least else 'most'} {claim.bound:g} times {what}"
+    axis.set_title(textwrap.fill(title, TITLE, break_on_hyphens=False), fontsize=10)
+    axis.set_xlabel("measured, times the reference's", fontsize=9)

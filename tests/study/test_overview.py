@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,30 @@ def test_tables_say_what_the_studies_pages_say(published: list[Path]) -> None:
     ]
     assert won[0][4] == f"{sum(outcomes)} of 250"
     assert won[2][-2:] == ["–", "– |"]  # bc and bcq have not begun there
+    assert "<details>" in text and "</details>" in text
+
+
+def test_steps_are_not_told_from_a_few_checkpoints(published: list[Path]) -> None:
+    data = json.loads(published[0].read_text())
+    for record in data["records"]:
+        record["curve"] = record["curve"][-6:]
+    path = published[0].with_name("few.json")
+    path.write_text(json.dumps(data))
+    (part, _) = overview.read([path])
+    faster, error, *_ = overview.claims.CLAIMS
+    assert part.unasked(faster, "critic") == "too few checkpoints (6)"
+    assert not part.unasked(error, "critic")
+    assert "too few checkpoints (6)" in overview.write([path], path.with_suffix(".png"))
+    (whole, *_) = overview.read(published)
+    assert not whole.unasked(faster, "critic")
+
+
+def test_success_has_a_largest_ratio(published: list[Path]) -> None:
+    part = overview.read(published)[0]
+    *others, success = overview.claims.CLAIMS
+    rate = part.summary.estimate("play_lift", "vae", "success_final")
+    assert rate is not None and part.most(success, "critic") == pytest.approx(1 / rate.value)
+    assert all(math.isinf(part.most(claim, "critic")) for claim in others)
 
 
 def test_figure_shows_every_claim_of_every_task(
@@ -74,7 +99,7 @@ def test_figure_shows_every_claim_of_every_task(
     part = overview.read(published)[0]
     for axis, claim in zip(axes, overview.claims.CLAIMS, strict=True):
         found = claim.estimate(part.summary, "play_lift", "critic")
-        interval, point = axis.lines[:2]
+        interval, point = [line for line in axis.lines if line.get_marker() != "|"][:2]
         assert found is not None and point.get_xdata()[0] == found.value
         assert tuple(interval.get_xdata()) == (found.low, found.high)
         colour = overview.COLOURS[claim.holds(found)]

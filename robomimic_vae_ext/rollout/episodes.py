@@ -238,8 +238,11 @@ class Runner:
     def _check_observations(self, obs: dict[str, np.ndarray]) -> None:
         """Refuse an environment that does not show what the policy was trained on."""
         for key, shape in self._shapes.items():
-            there = obs[key].shape if key in obs else None  # frames may be stacked before it
-            if there is None or tuple(there[len(there) - len(shape) :]) != tuple(shape):
+            there = obs[key].shape if key in obs else None
+            # Since robomimic 0.5.0 it is the policy that turns pictures (H, W, C) into (C, H, W).
+            raw = (*shape[1:], shape[0]) if len(shape) == 3 else tuple(shape)
+            # Frames may be stacked before it.
+            if there is None or there[len(there) - len(shape) :] not in (tuple(shape), raw):
                 raise CheckpointError(
                     f"the environment shows {f'{key} of shape {there}' if there else f'no {key}'}",
                     f"{key} of shape {tuple(shape)}, on which the policy was trained",

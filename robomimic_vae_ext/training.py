@@ -88,7 +88,7 @@ def train(argv: list[str]) -> Path:
         )
         _check_crops(config, dataset)
         if config.use_goals and config.experiment.rollout.enabled:
-            _check_goals(dataset)
+            _check_goals(config, dataset)
     with (
         _rollouts_in_workers(args, config),
         _output_dir(config, args.debug) as folder,
@@ -137,20 +137,21 @@ def _check_crops(config: Any, dataset: validate.DatasetInfo) -> None:
                 )
 
 
-def _check_goals(dataset: validate.DatasetInfo) -> None:
+def _check_goals(config: Any, dataset: validate.DatasetInfo) -> None:
     """Refuse rollouts with goals that the environment cannot give, before an epoch is spent."""
     if dataset.env_args["type"] != ROBOMIMIC_ENV_TYPE:
         return
-    # Only now: it is a simulator, which training without rollouts does not need.
-    from robosuite.environments.base import REGISTERED_ENVS
+    # Only now: it is a simulator, which training without rollouts does not need. Registers ours.
+    from robomimic_vae_ext.data import envs
 
-    name = dataset.env_args["env_name"]
-    if name in REGISTERED_ENVS and not hasattr(REGISTERED_ENVS[name], "_get_goal"):
-        raise ConfigError(
-            f"observation.modalities.goal has keys, and robosuite's {name} has no _get_goal",
-            "an environment that gives goals in rollouts",
-            "Set experiment.rollout.enabled to false, or train without goals.",
-        )
+    own = config.experiment.env or dataset.env_args["env_name"]
+    for name in (own, *(config.experiment.additional_envs or ())):
+        if not envs.gives_goals(name):
+            raise ConfigError(
+                f"observation.modalities.goal has keys, and robosuite's {name} has no _get_goal",
+                "an environment that gives goals in rollouts",
+                "Set experiment.rollout.enabled to false, or train without goals.",
+            )
 
 
 def read_config(path: str | None, algo: str | None) -> Any:

@@ -41,7 +41,7 @@ def main() -> int:
         raise ConfigError(
             f"{' '.join(ignored)} {'beside' if replaying else 'without'} --replay",
             "one of the two ways, each with its own flags (see --help)",
-            "Convert in two runs." if replaying else "Add --replay, or leave it out.",
+            f"Leave it out{', or convert in two runs' if replaying else ', or add --replay'}.",
         )
     if replaying:
         from robomimic_vae_ext.data.replay import replay_dataset

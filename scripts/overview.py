@@ -18,6 +18,8 @@ def main() -> int:
     parser.add_argument("--figure", type=Path, default=Path("overview.png"), help="PNG or PDF")
     parser.add_argument("--readme", type=Path, help="fill in the tables at '<!-- overview -->'")
     args = parser.parse_args()
+    if args.figure.suffix not in (".png", ".pdf", ".svg"):
+        parser.error("--figure must end in .png, .pdf or .svg")
     from robomimic_vae_ext.study import overview
 
     print(overview.write(args.results, args.figure, args.readme))

@@ -22,7 +22,7 @@ def main() -> int:
         "--strict-version", action="store_true", help="another robosuite version is an error"
     )
     parser.add_argument(
-        "--read-pictures", action="store_true", help="every pixel too, to find damage"
+        "--read-pictures", action="store_true", help="their pixels too, which finds damage"
     )
     args = parser.parse_args()
     info = validate_dataset(

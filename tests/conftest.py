@@ -212,7 +212,6 @@ def trained_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         "train": {
             "data": str(data), "output_dir": str(folder / "out"), "num_epochs": 1,
-            "hdf5_filter_key": None,
         },
     }  # fmt: skip
     config = folder / "config.json"

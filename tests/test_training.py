@@ -104,18 +104,24 @@ def test_pictures_that_do_not_fit_their_crop_are_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("envs", "name"),
+    [({}, "Lift"), ({"env": "LiftFast"}, "LiftFast"), ({"additional_envs": ["Stack"]}, "Lift")],
+)
 def test_goals_that_robosuite_cannot_give_are_refused_before_an_epoch(
-    dataset: Path, tmp_path: Path
+    dataset: Path, tmp_path: Path, envs: dict[str, Any], name: str
 ) -> None:
     goals = {
-        "experiment": {"rollout": {"enabled": True}},
+        "experiment": {"rollout": {"enabled": True}} | envs,
         "observation": {"modalities": {"goal": {"low_dim": ["robot0_eef_pos"]}}},
         "train": {"goal_mode": "last"},
     }
     config = write_config(tmp_path / "c.json", dataset, tmp_path / "out", goals)
-    with pytest.raises(ConfigError, match="robosuite's Lift has no _get_goal; expected"):
+    with pytest.raises(ConfigError, match=f"robosuite's {name} has no _get_goal; expected"):
         training.train(["--config", str(config)])
     assert not (tmp_path / "out").exists()
+    if envs:
+        return
     goals["experiment"] = {"rollout": {"enabled": False}}
     training.train(["--config", str(write_config(config, dataset, tmp_path / "out", goals))])
 

@@ -27,6 +27,7 @@ except (AttributeError, RuntimeError) as error:  # how PyOpenGL and mujoco say "
         "Set MUJOCO_GL=egl and install the system package libegl1.",
     ) from error
 from robosuite.controllers import load_composite_controller_config
+from robosuite.environments.base import REGISTERED_ENVS
 from robosuite.environments.manipulation.lift import Lift
 from robosuite.environments.manipulation.pick_place import PickPlaceCan
 from robosuite.environments.manipulation.stack import Stack
@@ -251,6 +252,12 @@ def build_env(env_args: dict[str, Any]) -> Any:
         if "joint_pos" in name or "eef_vel" in name:
             env.modify_observable(observable_name=name, attribute="active", modifier=True)
     return env
+
+
+def gives_goals(name: str) -> bool:
+    """Whether a robosuite environment gives robomimic goals in rollouts; an unknown one may."""
+    environment = REGISTERED_ENVS.get(name)
+    return environment is None or hasattr(environment, "_get_goal")
 
 
 def reseed(env: Any, seed: int) -> None:

@@ -91,7 +91,7 @@ def validate_dataset(
             algorithm with a critic.
         strict_version: whether a dataset of another robosuite version is an error or a warning.
         rollouts: whether the environment will be made from it, see `check_version`.
-        read_pictures: whether to read all pixels too, which finds damage there.
+        read_pictures: whether to read the pixels of these keys too, which finds damage there.
 
     Returns:
         What the dataset holds.

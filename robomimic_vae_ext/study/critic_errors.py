@@ -78,26 +78,36 @@ def of_checkpoints(
         For every checkpoint one entry for each of `MASKS`.
 
     Raises:
-        CheckpointError: as `inspection.models`, or an algorithm without Q or discount.
+        CheckpointError: as `inspection.models`, an algorithm without Q or discount, or one that was
+            not trained on the mask `train` alone.
         DatasetError: as `inspection.models`.
     """
     found = []
-    models = inspection.models(checkpoints, dataset, MASKS, most=most)
-    for path, (algo, sets) in zip(checkpoints, models, strict=True):
-        discount: Any = algo.algo_config.get("discount")
-        if measure.value_function(algo) is None or discount is None:
-            raise CheckpointError(
-                f"{path} is of an algorithm without Q",
-                "one with a critic and a discount",
-                "Leave it out.",
-            )
+    for algo, sets in inspection.models(checkpoints, dataset, MASKS, most=most, check=_check):
         errors = []
         for mask, held_out in zip(MASKS, sets, strict=True):
             q = measure.held_out_values(algo, held_out)
             assert q is not None  # it has a value function
-            errors.append(of_values(mask, q, held_out, discount))
+            errors.append(of_values(mask, q, held_out, algo.algo_config.discount))
         found.append(errors)
     return found
+
+
+def _check(path: Path, algo: Any) -> None:
+    """Refuse what has no Q, or has seen what would be called held out."""
+    if measure.value_function(algo) is None or algo.algo_config.get("discount") is None:
+        raise CheckpointError(
+            f"{path} is of '{algo.global_config.algo_name}'",
+            "an algorithm with a critic and a discount",
+            "Leave it out.",
+        )
+    seen = algo.global_config.train.hdf5_filter_key
+    if seen != MASKS[0]:
+        raise CheckpointError(
+            f"{path} was trained on {f'mask/{seen}' if seen else 'every demonstration'}",
+            f"mask/{MASKS[0]} (train.hdf5_filter_key), so that mask/{MASKS[1]} is new to it",
+            "Leave it out.",
+        )
 
 
 def table(checkpoints: Sequence[Path], found: Sequence[Sequence[CriticErrors]]) -> str:

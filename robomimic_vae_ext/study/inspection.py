@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ def models(
     masks: Sequence[str] = ("valid",),
     only: str = "",
     most: int | None = None,
+    check: Callable[[Path, Any], None] = lambda path, algo: None,
 ) -> Iterator[tuple[Any, list[measure.HeldOut]]]:
     """Load one checkpoint after the other; the dataset is read once for all with the same keys.
 
@@ -26,6 +27,8 @@ def models(
         masks: which demonstrations.
         only: name of the algorithm that they must be of; empty: any.
         most: demonstrations of each mask, evenly spaced; None: all.
+        check: raises a CheckpointError for an algorithm that cannot be asked, before the dataset
+            is read.
 
     Returns:
         The algorithm in eval mode, and the demonstrations of every mask.
@@ -56,9 +59,9 @@ def models(
                 "a policy that sees observations as they are stored, and nothing else",
                 "Leave it out.",
             )
+        check(path, algo)
         keys = tuple(algo.obs_shapes)
         if keys not in known:
-            # One set at a time: pictures of all demonstrations may be most of the memory.
             known = {
                 keys: [measure.load_held_out(dataset, list(keys), mask, most) for mask in masks]
             }

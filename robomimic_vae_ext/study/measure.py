@@ -31,7 +31,7 @@ Values = Callable[[dict[str, Tensor], Tensor], Tensor]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Every transition of the held-out demonstrations, in the order of the file.
+    """Every transition of some demonstrations (mostly the held-out ones), in the mask's order.
 
     Args:
         obs: key to (N, ...), as stored: pictures (N, H, W, C) uint8.
@@ -92,7 +92,7 @@ def auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
 def load_held_out(
     path: Path, keys: list[str], mask: str = "valid", most: int | None = None
 ) -> HeldOut:
-    """Read held-out demonstrations.
+    """Read the demonstrations of a mask.
 
     Args:
         path: dataset.
@@ -108,7 +108,7 @@ def load_held_out(
         if not names:
             raise DatasetError(
                 f"{path} has no demonstrations in mask/{mask}",
-                "held-out demonstrations to measure values on",
+                "demonstrations to measure values on",
                 "Add the mask, for instance with robomimic's split_train_val.py.",
             )
         absent = [name for name in names if f"data/{name}" not in file]
@@ -128,10 +128,14 @@ def load_held_out(
                 f"all that the policy sees: {keys}",
                 "Give the dataset that it was trained on, or one with the same cameras and keys.",
             )
+
+        def read(key: str) -> list[np.ndarray]:
+            return [reading.read_array(demo[key], f"{path}: {demo.name}/{key}") for demo in demos]
+
         return HeldOut(
-            obs={key: np.concatenate([demo[f"obs/{key}"][()] for demo in demos]) for key in keys},
-            actions=np.concatenate([demo["actions"][()] for demo in demos]),
-            rewards=tuple(demo["rewards"][()] for demo in demos),
+            obs={key: np.concatenate(read(f"obs/{key}")) for key in keys},
+            actions=np.concatenate(read("actions")),
+            rewards=tuple(read("rewards")),
         )
 
 

@@ -14,23 +14,25 @@ import matplotlib
 
 matplotlib.use("Agg")  # no display on a cluster
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from robomimic_vae_ext import markdown
-from robomimic_vae_ext.errors import ConfigError
+from robomimic_vae_ext.errors import ConfigError, DatasetError
 from robomimic_vae_ext.study import claims, formatting, published, results, study_plots, tables
 from robomimic_vae_ext.study.summary import Summary
 
 CLAIMED: Final = "0.88"  # grey
 MARKER: Final = "overview"
-FASTER: Final = "speed_up"
+SPEED: Final = "speed_up"  # the measure that is told from checkpoints, and may be 0 for "never"
 LEFT, RIGHT = 0.85, 1.15  # around an axis's smallest and largest value, as factors
+TICKS: Final = 6
 TITLE: Final = 30  # letters in a line of a panel's title
 COLOURS: Final = {"yes": "#009E73", "open": "#0072B2", "no": "#D55E00"}  # of Okabe and Ito
 MEANING: Final = {
-    "yes": "the claim holds", "open": "open: the interval is on both sides", "no": "it does not",
+    "yes": "the claim holds", "open": "open: interval on both sides, or none", "no": "it does not",
 }  # fmt: skip
 MOST: Final[dict[str, Any]] = {
     "color": "0.15",
@@ -65,12 +67,12 @@ class Part:
 
     @property
     def title(self) -> str:
-        """Task and steps, which tell studies of one task apart."""
+        """Task and steps, as studies of one task mostly differ in."""
         return f"{self.task}, {self.steps:,} steps"
 
     def unasked(self, claim: claims.Claim, arm: str) -> str:
         """Why a claim is not asked about here; empty if it is."""
-        if claim.measure != FASTER:
+        if claim.measure != SPEED:
             return ""
         curves = [len(record.curve) for record in self.summary.of(self.task, arm)]
         few = min(curves, default=0)
@@ -100,21 +102,34 @@ def write(paths: Sequence[Path], figure: Path, document: Path | None = None) -> 
     """
     parts = read(paths)
     text = tables_of(parts)
-    if document is not None and not markdown.fill(document, MARKER, text):
-        raise ConfigError(
-            f"{document} has no '<!-- {MARKER} -->'",
-            "a document with that line and, after it, '<!-- end -->'",
-            "Put both where the tables are to stand, or name another --readme.",
-        )
+    if document is not None:
+        old = document.read_text(encoding="utf-8") if document.is_file() else ""
+        if markdown.between(old, MARKER) is None:
+            raise ConfigError(
+                f"{document} has no '<!-- {MARKER} -->'",
+                "a document with that line and, after it, '<!-- end -->'",
+                "Put both where the tables are to stand, or name another --readme.",
+            )
     draw(parts, figure)
+    if document is not None:
+        markdown.fill(document, MARKER, text)
     return text
 
 
 def read(paths: Sequence[Path]) -> list[Part]:
-    """Read published results; tasks in the order of files, then of the studies' own."""
+    """Read published results; tasks in the order of files, then of the studies' own.
+
+    Raises:
+        DatasetError: a file is missing or is no published result, or no job is done in any.
+    """
     parts = []
     for path in paths:
-        published.read_file(path)  # refuses what is damaged
+        if not published.read_file(path).study:  # which refuses what is damaged
+            raise DatasetError(
+                f"{path} does not say of which study it is",
+                "a results.json that a study has written",
+                "Bring the file back as it was published.",
+            )
         data = json.loads(path.read_text(encoding="utf-8"))
         summary = results.summary_of(data)
         for task in summary.tasks:
@@ -122,17 +137,24 @@ def read(paths: Sequence[Path]) -> list[Part]:
             if steps:
                 described = data["manifest"]["demonstrations"].get(task)
                 parts.append(Part(summary, task, max(steps), described))
+    if not parts:
+        raise DatasetError(
+            f"no job is done in {', '.join(map(str, paths))}",
+            "at least one result",
+            "Run the study first.",
+        )
     return parts
 
 
 def tables_of(parts: Sequence[Part]) -> str:
     """How often the final policies succeed; folded, the claims and their rule."""
-    head = ("task", "steps", "arm", "against", "seeds", *(it.text for it in claims.CLAIMS))
+    head = ("task", "arm", "against", "steps", "seeds", *(it.text for it in claims.CLAIMS))
+    rows = list(_claims(parts))
     return "\n\n".join([
         "Episodes of the final policies that succeed, all seeds together:",
         _successes(parts),
         "<details><summary>The figure's numbers, with intervals and verdicts</summary>",
-        markdown.table(head, _claims(parts), words=4),
+        markdown.table(head, rows, words=3) if rows else "No arm to compare.",
         claims.RULE,
         "</details>",
     ])  # fmt: skip
@@ -146,15 +168,16 @@ def _claims(parts: Sequence[Part]) -> Iterator[tuple[str, ...]]:
                 part.unasked(claim, arm) or claim.verdict(part.summary, part.task, arm)
                 for claim in claims.CLAIMS
             )
-            yield (task, f"{part.steps:,}", *names, seeds, *cells)
+            yield (task, *names, f"{part.steps:,}", seeds, *cells)
 
 
 def _successes(parts: Sequence[Part]) -> str:
-    """A line for each task; columns are the first study's first group and whatever is compared."""
-    first = parts[0].summary
-    shown = set(next(iter(first.groups.values()), first.arms)).union(
-        *({arm, part.summary.reference_of(arm)} for part in parts for arm in part.arms)
-    )
+    """A line for each task; a column for whatever is compared or is in a study's first group."""
+    shown: set[str] = set()
+    for part in parts:
+        shown.update(next(iter(part.summary.groups.values()), ()))
+        shown.update(part.summary.baselines, [part.summary.reference], part.arms)
+        shown.update(map(part.summary.reference_of, part.arms))
     every = dict.fromkeys(arm for part in parts for arm in part.summary.arms)
     columns = [arm for arm in every if arm in shown]
     rows = []
@@ -183,14 +206,14 @@ def draw(parts: Sequence[Part], path: Path) -> None:
         figsize=(3.1 * len(claims.CLAIMS) + 1.4, 1.5 + 0.27 * len(lines)),
     )  # fmt: skip
     for axis, claim in zip(axes, claims.CLAIMS, strict=True):
+        _scale(axis, claim, parts)
         for y, (part, arm) in enumerate(lines):
             if arm is not None:
                 _line(axis, y, part, arm, claim)
-        _finish(axis, claim)
-    axes[0].set_yticks(range(len(lines)), [arm or part.title for part, arm in lines])
+    axes[0].set_yticks(range(len(lines)), [name or part.title for part, name in lines])
     axes[0].set_ylim(len(lines) - 0.4, -0.6)
-    for label, (_, arm) in zip(axes[0].get_yticklabels(), lines, strict=True):
-        label.set_fontweight("normal" if arm else "bold")
+    for label, (_, name) in zip(axes[0].get_yticklabels(), lines, strict=True):
+        label.set_fontweight("normal" if name else "bold")
     figure.legend(
         handles=[
             *(Line2D([], [], label=MEANING[verdict], **_look(verdict)) for verdict in COLOURS),
@@ -213,12 +236,21 @@ def _line(axis: Any, y: int, part: Part, arm: str, claim: claims.Claim) -> None:
         axis.annotate(unasked or claims.NOT_MEASURED, (0.02, y), va="center", color="0.4",
                       xycoords=("axes fraction", "data"), fontsize=8)  # fmt: skip
         return
-    if math.isfinite(part.most(claim, arm)):
-        axis.plot(part.most(claim, arm), y, **MOST)
+    if math.isnan(found.value):
+        axis.annotate(formatting.NOTHING, (1, y), va="center", ha="center", color="0.4")
+        return
+    ends = axis.get_xlim()
+    most = part.most(claim, arm)
+    if math.isfinite(most):
+        axis.plot(most, y, **MOST)
     look = _look(claim.holds(found))
     if found.low is not None and found.high is not None:
-        axis.plot([found.low, found.high], [y, y], color=look["color"], linewidth=look["linewidth"])
-    axis.plot(found.value, y, **look)
+        interval = np.clip([found.low, found.high], *ends)
+        axis.plot(interval, [y, y], color=look["color"], linewidth=look["linewidth"])
+    value = float(np.clip(found.value, *ends))
+    if value != found.value:  # an arrow: 0 on a logarithmic axis, or infinite
+        look |= {"marker": "<" if value > found.value else ">", "clip_on": False}
+    axis.plot(value, y, **look)
 
 
 def _look(verdict: str) -> dict[str, Any]:
@@ -230,18 +262,24 @@ def _look(verdict: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _finish(axis: Any, claim: claims.Claim) -> None:
-    """Scale, and what is claimed."""
-    drawn = [float(x) for line in axis.lines for x in line.get_xdata()]
-    drawn += [1.0, claim.bound]
-    if claim.measure == FASTER:
-        axis.set_xlim(-0.15, RIGHT * max(drawn))
-        ticks = range(int(max(drawn)) + 1)
-        axis.set_xticks(ticks, ["never", *map(str, ticks[1:])])
+def _scale(axis: Any, claim: claims.Claim, parts: Sequence[Part]) -> None:
+    """Scale and title of a panel, and what is claimed there."""
+    shown = [1.0, claim.bound]
+    for part in parts:
+        for arm in part.arms:
+            found = claim.estimate(part.summary, part.task, arm)
+            if found is not None and not part.unasked(claim, arm):
+                shown += [found.value, *(x for x in (found.low, found.high) if x is not None)]
+                shown.append(part.most(claim, arm))
+    shown = [x for x in shown if 0 < x < math.inf]  # no axis shows others
+    if claim.measure == SPEED:
+        axis.set_xlim(-0.05 * max(shown), RIGHT * max(shown))
+        axis.xaxis.set_major_locator(MaxNLocator(TICKS, integer=True))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}" if x else "never"))
     else:
         study_plots.logarithmic(axis.xaxis)
         axis.xaxis.set_minor_locator(NullLocator())
-        axis.set_xlim(LEFT * min(drawn), RIGHT * max(drawn))
+        axis.set_xlim(LEFT * min(shown), RIGHT * max(shown))
     left, right = axis.get_xlim()
     axis.axvspan(*((claim.bound, right) if claim.at_least else (left, claim.bound)),
                  color=CLAIMED, zorder=0)  # fmt: skip

@@ -293,16 +293,16 @@ def test_other_metadata_are_not_translated(env_args: dict[str, Any], message: st
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "message"),
     [
-        ["--replay", "--compress", "foo"],
-        ["--replay", "--clip-actions"],  # it always does, and would keep quiet about it
-        ["--cameras", "agentview"],  # would be ignored
-        [],
+        (["--replay", "--compress", "foo"], "compression 'foo'"),
+        (["--replay", "--clip-actions"], "--clip-actions beside --replay"),  # would be ignored
+        (["--cameras", "agentview", "--size", "64"], "--cameras --size without --replay"),
+        ([], "has no rewards"),
     ],
 )
 def test_script_reports_bad_input_in_one_line(
-    tiny_dataset: Path, tmp_path: Path, options: list[str]
+    tiny_dataset: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
     if not options:
         without(tiny_dataset, "rewards")
@@ -313,5 +313,6 @@ def test_script_reports_bad_input_in_one_line(
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("convert_dataset.py: ")
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == [tiny_dataset]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import subprocess
 import sys
 from dataclasses import astuple
@@ -12,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robomimic_vae_ext.errors import CheckpointError
+from robomimic_vae_ext.errors import CheckpointError, DatasetError
 from robomimic_vae_ext.rollout import episodes
 from robomimic_vae_ext.study import critic_errors, measure
-from tests.conftest import REPOSITORY
+from tests.conftest import CAMERAS, REPOSITORY, damage
 
 
 def demonstrations(*rewards: list[float]) -> measure.HeldOut:
@@ -90,9 +91,38 @@ def test_the_script_prints_and_writes_a_line_for_each_mask(
 def test_an_algorithm_without_q_is_one_sentence(
     trained_checkpoint: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "value_function", lambda algo: None)
-    with pytest.raises(CheckpointError, match="is of an algorithm without Q; expected one with"):
-        critic_errors.of_checkpoints([trained_checkpoint], dataset)
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "value_function", lambda algo: None)
+        with pytest.raises(CheckpointError, match="is of 'lapo'; expected an algorithm with a"):
+            critic_errors.of_checkpoints([trained_checkpoint], dataset / "never read")
     result = run_script("--agent", "none.pth", "--dataset", dataset)
     assert result.returncode == 2 and "inspect_critic.py: there is no file" in result.stderr
-    assert run_script("--agent", "x", "--dataset", dataset, "--most", 0).returncode == 2
+    result = run_script("--agent", trained_checkpoint, "--dataset", dataset, "--most", 0)
+    assert result.returncode == 2 and "--most must be at least 1" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "message"), [(None, "trained on every demonstration"), ("clean", "on mask/clean;")]
+)
+def test_what_was_trained_on_is_not_called_held_out(
+    trained_checkpoint: Path,
+    dataset: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str | None,
+    message: str,
+) -> None:
+    algo = measure.load_policy(episodes.load_checkpoint(trained_checkpoint))
+    with algo.global_config.unlocked():
+        algo.global_config.train.hdf5_filter_key = key
+    monkeypatch.setattr(measure, "load_policy", lambda checkpoint: algo)
+    with pytest.raises(CheckpointError, match=message):
+        critic_errors.of_checkpoints([trained_checkpoint], dataset)
+
+
+def test_damaged_pictures_are_named(
+    trained_checkpoint: Path, dataset: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copy(dataset, tmp_path / "other.hdf5"))
+    damage(other, f"data/demo_0/obs/{CAMERAS[0]}")
+    with pytest.raises(DatasetError, match=f"data/demo_0/obs/{CAMERAS[0]} cannot be read"):
+        critic_errors.of_checkpoints([trained_checkpoint], other)

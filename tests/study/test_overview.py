@@ -35,16 +35,62 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [whole, part]
 
 
+def drawn_by(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures that are drawn from now on."""
+    drawn: list[Any] = []
+    close = study_plots.plt.close
+    monkeypatch.setattr(overview.plt, "close", lambda it: (drawn.append(it), close(it)))
+    return drawn
+
+
+@pytest.mark.parametrize(
+    ("arm", "values", "panel", "marker"),
+    [
+        ("vae", {"success": "0" * 50}, 3, ">"),  # infinitely more than never
+        ("critic", {"success": "0" * 50}, 3, "<"),
+        ("both", {"success": "0" * 50}, 3, None),  # nothing over nothing
+        ("critic", {"value_error": math.inf}, 2, ">"),
+        ("critic", {"value_error": 0.0}, 2, "<"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_no_axis_shows_stands_at_its_end(
+    published: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arm: str,
+    values: dict[str, Any],
+    panel: int,
+    marker: str | None,
+) -> None:
+    data = json.loads(published[0].read_text())
+    for record in data["records"]:
+        if record["arm"] in (("vae", "critic") if arm == "both" else (arm,)):
+            record["rollouts"][-1].update(values)
+    path = tmp_path / "degenerate.json"
+    path.write_text(json.dumps(data))
+    figures = drawn_by(monkeypatch)
+    overview.write([path], tmp_path / "o.png")
+    axis = figures[0].axes[panel]
+    assert all(math.isfinite(x) and x > 0 for x in axis.get_xlim())
+    if marker is None:
+        assert [note.get_text() for note in axis.texts] == ["–", "–"]
+    else:
+        arrows = [line for line in axis.lines if line.get_marker() == marker]
+        end = axis.get_xlim()["<>".index(marker)]
+        assert [line.get_xdata()[0] for line in arrows] == [end, end]
+
+
 def test_tables_say_what_the_studies_pages_say(published: list[Path]) -> None:
     text = overview.tables_of(overview.read(published))
     page = results.publish(json.loads(published[0].read_text()), published[0].parent / "docs")
     lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
     claims = [line for line in lines if "**" in line[-1]]
-    assert [(line[0], line[1]) for line in claims] == [
+    assert [(line[0], line[3]) for line in claims] == [
         ("| `play_lift`", "2,000"), ("| `own`", "2,000"), ("| `own`", "9,000"),
     ]  # fmt: skip
     for line in claims[:2]:
-        assert " | ".join(line[:1] + line[2:]) in page  # but for the steps, the same line
+        assert " | ".join(line[:3] + line[4:]) in page  # but for the steps, the same line
     assert "open" in claims[2][-1]  # two seeds have no interval
     won = [line for line in lines if "**" not in line[-1]]
     assert [line[2] for line in won] == ["–", "1 of 4", "–"]
@@ -85,12 +131,10 @@ def test_figure_shows_every_claim_of_every_task(
     published: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figure = tmp_path / "sheets" / "overview.png"
-    drawn: list[Any] = []
-    close = study_plots.plt.close
-    monkeypatch.setattr(overview.plt, "close", lambda it: (drawn.append(it), close(it)))
+    figures = drawn_by(monkeypatch)
     overview.write(published, figure)
     assert matplotlib.image.imread(figure).std() > 0.05
-    axes = drawn[0].axes
+    axes = figures[0].axes
     labels = [label.get_text() for label in axes[0].get_yticklabels()]
     assert labels == [
         "play_lift, 2,000 steps", "critic", "own, 2,000 steps", "critic",
@@ -99,7 +143,7 @@ def test_figure_shows_every_claim_of_every_task(
     part = overview.read(published)[0]
     for axis, claim in zip(axes, overview.claims.CLAIMS, strict=True):
         found = claim.estimate(part.summary, "play_lift", "critic")
-        interval, point = [line for line in axis.lines if line.get_marker() != "|"][:2]
+        _one, interval, point = [line for line in axis.lines if line.get_marker() != "|"][:3]
         assert found is not None and point.get_xdata()[0] == found.value
         assert tuple(interval.get_xdata()) == (found.low, found.high)
         colour = overview.COLOURS[claim.holds(found)]
@@ -108,14 +152,19 @@ def test_figure_shows_every_claim_of_every_task(
         assert left < found.low and found.high < right
 
 
-def test_what_was_not_measured_is_said_in_the_figure(published: list[Path]) -> None:
+def test_what_was_not_measured_is_said_in_the_figure(
+    published: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = json.loads(published[0].read_text())
     for record in data["records"]:
         record["rollouts"] = []
     path = published[0].with_name("no_rollouts.json")
     path.write_text(json.dumps(data))
+    figures = drawn_by(monkeypatch)
     text = overview.write([path], path.with_suffix(".png"))
     assert text.count("not measured") == 4  # two claims of each task
+    said = [[note.get_text() for note in axis.texts] for axis in figures[0].axes]
+    assert said == [[], [], ["not measured"] * 2, ["not measured"] * 2]
 
 
 def test_a_document_is_filled_between_its_markers(published: list[Path], tmp_path: Path) -> None:
@@ -126,7 +175,7 @@ def test_a_document_is_filled_between_its_markers(published: list[Path], tmp_pat
 
 
 def test_bad_input_is_one_sentence_and_writes_nothing(
-    published: list[Path], tmp_path: Path
+    published: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figure, document = tmp_path / "o.png", tmp_path / "README.md"
     document.write_text("no markers")
@@ -135,4 +184,17 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     (tmp_path / "damaged.json").write_text("{")
     with pytest.raises(DatasetError, match=r"damaged\.json cannot be read"):
         overview.write([published[0], tmp_path / "damaged.json"], figure)
+    data = json.loads(published[0].read_text())
+    for name, changed, message in (
+        ("empty", {"records": []}, "no job is done in"),
+        ("nameless", {"manifest": data["manifest"] | {"study": {}}}, "does not say of which study"),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(data | changed))
+        with pytest.raises(DatasetError, match=message):
+            overview.write([tmp_path / f"{name}.json"], figure)
     assert not figure.exists() and document.read_text() == "no markers"
+    document.write_text("<!-- overview -->\nformer\n<!-- end -->")
+    monkeypatch.setattr(overview.plt, "subplots", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        overview.write(published, figure, document)
+    assert "former" in document.read_text()  # tables and figure change together

@@ -53,7 +53,7 @@ class BuildWithStartupFile(build_py):
 setup(
     name="robomimic_vae_ext",
     version="0.1.0",
-    description="LAPO for robomimic: offline RL from images with a critic-owned encoder",
+    description="LAPO for robomimic: offline RL from images, a setting owns the shared encoder",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from robomimic_vae_ext.study import overview
+from robomimic_vae_ext.study import overview, tables
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -65,12 +65,12 @@ def test_every_command_runs(tmp_path: Path) -> None:
         shutil.copy(path, copy)
     # --debug trains for two epochs and saves only what the config says: after every epoch here.
     config = tmp_path / "every_epoch.json"
-    text = (REPOSITORY / "configs" / "vae_fixed.json").read_text()
+    text = (REPOSITORY / "configs" / "vae_joint.json").read_text()
     text = text.replace('"every_n_epochs": 10', '"every_n_epochs": 1')
     config.write_text(text.replace('"seed": 0', '"seed": 0, "batch_size": 16'))
     assert len(commands()) >= 8
     for line in commands():
-        words = shlex.split(prepare(line).replace("configs/vae_fixed.json", str(config)))
+        words = shlex.split(prepare(line).replace("configs/vae_joint.json", str(config)))
         assert words[0] == "python", line
         result = subprocess.run(
             [sys.executable, *words[1:]], cwd=tmp_path, capture_output=True, text=True,
@@ -169,7 +169,7 @@ def test_figures_of_the_longer_study_are_what_its_code_prints(
     critic, vae, joint, _ = (round(100 * float(rate)) for rate in rates[0])
     early = f"{joint} of 100 episodes succeed, with `vae` {vae} and with `critic` {critic};"
     assert early in text and f"with {round(250 * float(rates[-1][2]))} of 250. Its held-out" in text
-    assert f"({joint} against {vae} of 100 episodes;" in " ".join(README.split())
+    assert f"({joint} against {vae} of 100 episodes)" in " ".join(README.split())
     first, last = (estimate(printed, f"{step} joint held-out error") for step in (1000, 6000))
     errors = f"Its held-out error is {first[0]} times `vae`'s after 1,000 steps"
     assert errors + " and {} ({} to {}) at the end".format(*last) in text
@@ -199,19 +199,27 @@ def test_figures_of_can_paired_stand_in_its_tables_or_are_printed(
     vae, critic, joint, bc = re.findall(r"(\d+) of 250", tables)[:4]
     assert f"{critic} of 250 final episodes against {vae} (" in text and f"{joint} of 250 (" in text
     block = " ".join(README.split())
-    said = f"{critic} of 250 episodes with `critic`, {vae} with the bug, {joint} with `joint`, {bc}"
-    assert said in block and f"Its {bc} successes" in text
+    assert f"and {bc} (`can_paired`)" in block and f"Its {bc} successes" in text
     first, second, third, last = (
         estimate(printed, f"can_paired {step} critic / vae's") for step in (1000, 2000, 3000, 4000)
     )
     times = "{} times ({} to {})"
     assert f"it is {times} after 1,000 steps and ".format(*first) in text
-    assert f"steps and {times} after 2,000;".format(*second) in text
-    assert f"falling: {times} after 3,000 and ".format(*third) in text
+    assert f"steps and {times} after 2,000, where it".format(*second) in text
+    assert f"): {times} after 3,000 and ".format(*third) in text
     assert f"3,000 and {times} at the end".format(*last) in text
-    assert f"is {first[0]} times the bug's after 1,000 steps, but {last[0]} times" in block
+    assert f"is {first[0]} times `vae`'s after 1,000 steps†, but {last[0]} times" in block
     joint_last = estimate(printed, "can_paired 4000 joint / vae's")
     assert f"so: {times} at the end.".format(*joint_last) in text
+    means = {
+        int(step): [f"{float(x):.4f}" for x in values.split(", ")]
+        for step, values in re.findall(r"can_paired (\d+) held-out error of .*: \[(.*)\]", printed)
+    }
+    smallest = [min(means, key=lambda step, arm=arm: float(means[step][arm])) for arm in (0, 1)]
+    assert smallest == [3400, 2000]
+    assert f"where it is smallest ({means[2000][1]})" in text
+    assert f"falls until 3,400 steps ({means[3400][0]})" in text
+    assert f"at the end ({means[4000][1]} against {means[4000][0]})" in text
     seen = estimate(printed, "can_paired, trained on, critic / vae's")
     assert "{} times `vae`'s ({} to {}; [errors]".format(*seen) in text
     parts = {}
@@ -225,7 +233,9 @@ def test_figures_of_can_paired_stand_in_its_tables_or_are_printed(
         )
         in text
     )
-    known = {*first, *second, *third, *last, *joint_last, *seen, *parts.values(), "0.3", "1.5"}
+    assert f"on the demonstrations it was trained on it is {seen[0]} times" in block
+    known = {means[2000][1], means[3400][0], means[4000][1], means[4000][0]}
+    known |= {*first, *second, *third, *last, *joint_last, *seen, *parts.values(), "0.3", "1.5"}
     decimals = [x for x in re.findall(r"-?\d\.\d+", text) if x not in known]
     # A loss is the negative of a gain in the table.
     forms = [(x, f"-{x}") for x in decimals]
@@ -238,8 +248,58 @@ def test_the_overview_is_of_the_published_results() -> None:
     (command,) = [line for line in commands() if "scripts/overview.py" in line]
     paths = [REPOSITORY / word for word in command.split() if word.endswith(".json")]
     assert len(paths) == len(list(REPOSITORY.glob("docs/**/results.json"))) == 3
-    text = overview.tables_of(overview.read(paths))
+    parts = overview.read(paths)
+    text = overview.tables_of(parts)
     assert f"<!-- overview -->\n\n{text}\n\n<!-- end -->" in README
+    of = {part.title: part for part in parts}
+    order = [
+        of[title]
+        for title in (
+            "play_lift, 2,000 steps", "lift_mixed, 1,000 steps",
+            "can_paired, 4,000 steps", "play_lift, 6,000 steps",
+        )
+    ]  # fmt: skip
+
+    def won(arm: str) -> list[str]:
+        return [tables.successes(p.summary, p.task, arm).removesuffix(" of 250") for p in order]
+
+    def ratio(part: overview.Part, arm: str, measure: str, its: str = "vae") -> float:
+        found = part.summary.ratio(part.task, arm, its, measure)
+        assert found is not None
+        return found.value
+
+    block = " ".join(README.split())
+    pairs = [
+        f"{critic} against {vae}" for critic, vae in zip(won("critic"), won("vae"), strict=True)
+    ]
+    assert (
+        "{} of 250 episodes (`play_lift`, 2,000 steps), {} (`lift_mixed`, 1,000), "
+        "{} (`can_paired`, 4,000) and {} (`play_lift`, 6,000).".format(*pairs)
+    ) in block
+    assert "In the same order {}, {}, {} and {} of 250".format(*won("joint")) in block
+    assert f"BC has {won('bc')[1]} on `lift_mixed`" in block
+    assert f"has {won('bc')[0]} (`play_lift`) and {won('bc')[2]} (`can_paired`)" in block
+    play, mixed, can, longer = order
+    held_out = [ratio(p, "joint", "critic_error_final") for p in (play, longer, mixed, can)]
+    assert "{:.2f}, {:.2f}, {:.2f} and {:.2f} times `vae`'s".format(*held_out) in block
+    in_rollouts = [ratio(part, "critic", "value_error") for part in order]
+    said = f"larger**, {min(in_rollouts):.2f} to {max(in_rollouts):.2f} times (`*_orth`: "
+    orth = (ratio(part, "critic_orth", "value_error", "vae_orth") for part in (play, mixed))
+    assert said + "{:.1f} and {:.1f}, ".format(*orth) in block
+    held_out = [ratio(part, "critic", "critic_error_final") for part in order]
+    start = ratio(play, "critic_orth", "critic_error_final", "vae_orth")
+    helped = ratio(play, "vae_orth", "critic_error_final")
+    assert f"it is {held_out[0]:.2f} times `vae`'s after 2,000 steps." in block
+    assert (
+        f"(`*_orth`) it is {start:.2f} times, since those help `vae` alone (to {helped:.2f}"
+        in block
+    )
+    assert f"with other seeds, it is {held_out[3]:.2f} times." in block
+    assert f"*larger*, {held_out[1]:.2f} and {held_out[2]:.2f} times." in block
+    rates = [int(x) / 250 for x in won("vae")]
+    assert f"`vae` succeeds in {min(rates):.0%} to {max(rates):.0%}".replace("%", "") in (
+        block.replace(" %", "")
+    )
 
 
 def test_nothing_is_left_to_fill_in() -> None:

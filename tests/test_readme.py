@@ -187,7 +187,7 @@ def test_figures_of_the_longer_study_are_what_its_code_prints(
             assert re.search(rf"[^-\d.]{value} {words}{re.escape(interval[:-1])}", text), said
 
 
-def test_figures_of_can_paired_stand_in_its_tables_or_are_printed(
+def test_figures_of_more_tasks_stand_in_its_tables_or_are_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = (REPOSITORY / "docs/more_tasks/results.md").read_text(encoding="utf-8")
@@ -199,7 +199,7 @@ def test_figures_of_can_paired_stand_in_its_tables_or_are_printed(
     vae, critic, joint, bc = re.findall(r"(\d+) of 250", tables)[:4]
     assert f"{critic} of 250 final episodes against {vae} (" in text and f"{joint} of 250 (" in text
     block = " ".join(README.split())
-    assert f"and {bc} (`can_paired`)" in block and f"Its {bc} successes" in text
+    assert f"{bc} on `can_paired`" in block and f"Its {bc} successes" in text
     first, second, third, last = (
         estimate(printed, f"can_paired {step} critic / vae's") for step in (1000, 2000, 3000, 4000)
     )
@@ -220,12 +220,12 @@ def test_figures_of_can_paired_stand_in_its_tables_or_are_printed(
     assert f"where it is smallest ({means[2000][1]})" in text
     assert f"falls until 3,400 steps ({means[3400][0]})" in text
     assert f"at the end ({means[4000][1]} against {means[4000][0]})" in text
-    seen = estimate(printed, "can_paired, trained on, critic / vae's")
+    seen = estimate(printed, "can_paired trained on, critic / vae's")
     assert "{} times `vae`'s ({} to {}; [errors]".format(*seen) in text
     parts = {}
     for arm in ("critic", "vae"):
         for part in ("failures", "successes"):
-            (value,) = re.findall(rf"held out, {arm} error_of_{part} {NUMBER}", printed)
+            (value,) = re.findall(rf"can_paired valid {arm} error_of_{part} {NUMBER}", printed)
             parts[arm, part] = f"{float(value):.3f}"
     assert (
         "({} of those held out, against {} where they succeed; with `vae` {} and {})".format(
@@ -234,7 +234,35 @@ def test_figures_of_can_paired_stand_in_its_tables_or_are_printed(
         in text
     )
     assert f"on the demonstrations it was trained on it is {seen[0]} times" in block
-    known = {means[2000][1], means[3400][0], means[4000][1], means[4000][0]}
+    stack = {
+        int(step): [float(x) for x in values.split(", ")]
+        for step, values in re.findall(r"stack_mixed (\d+) held-out error of .*: \[(.*)\]", printed)
+    }
+    least = [min(stack, key=lambda step, arm=arm: stack[step][arm]) for arm in range(3)]
+    said = "with `vae` from {} to {}, with `critic` from {} to {}, more than that of a constant"
+    ends = [[f"{stack[step][arm]:.3f}" for step in (least[arm], 4000)] for arm in range(3)]
+    assert said.format(*ends[0], *ends[1]) in text
+    assert "with `joint` from {} to {}.".format(*ends[2]) in text
+    assert f"after about {min(least)} to {max(least):,} steps" in text
+    found = re.findall(rf"stack_mixed (train|valid) (vae|critic) (error\w*) {NUMBER}", printed)
+    at_end = {(arm, part): f"{float(x):.3f}" for _, arm, part, x in found}
+    assert (
+        "({critic} on the demonstrations that `critic` was trained on, {vae} with `vae`)".format(
+            **{arm: at_end[arm, "error"] for arm in ("critic", "vae")}
+        )
+    ) in text
+    assert (
+        "({} of those held out, against {} where they succeed; with `vae` {} and {})".format(
+            *(
+                at_end[a, f"error_of_{p}"]
+                for a in ("critic", "vae")
+                for p in ("failures", "successes")
+            )
+        )
+        in text
+    )
+    known = {x for end in ends for x in end} | set(at_end.values())
+    known |= {means[2000][1], means[3400][0], means[4000][1], means[4000][0]}
     known |= {*first, *second, *third, *last, *joint_last, *seen, *parts.values(), "0.3", "1.5"}
     decimals = [x for x in re.findall(r"-?\d\.\d+", text) if x not in known]
     # A loss is the negative of a gain in the table.
@@ -256,12 +284,15 @@ def test_the_overview_is_of_the_published_results() -> None:
         of[title]
         for title in (
             "play_lift, 2,000 steps", "lift_mixed, 1,000 steps",
-            "can_paired, 4,000 steps", "play_lift, 6,000 steps",
+            "can_paired, 4,000 steps", "play_lift, 6,000 steps", "stack_mixed, 4,000 steps",
         )
     ]  # fmt: skip
 
     def won(arm: str) -> list[str]:
-        return [tables.successes(p.summary, p.task, arm).removesuffix(" of 250") for p in order]
+        return [tables.successes(p.summary, p.task, arm).split(" of ")[0] for p in order]
+
+    *_, stack = order
+    total = 50 * len(stack.summary.of("stack_mixed", "vae"))
 
     def ratio(part: overview.Part, arm: str, measure: str, its: str = "vae") -> float:
         found = part.summary.ratio(part.task, arm, its, measure)
@@ -274,14 +305,17 @@ def test_the_overview_is_of_the_published_results() -> None:
     ]
     assert (
         "{} of 250 episodes (`play_lift`, 2,000 steps), {} (`lift_mixed`, 1,000), "
-        "{} (`can_paired`, 4,000) and {} (`play_lift`, 6,000).".format(*pairs)
-    ) in block
-    assert "In the same order {}, {}, {} and {} of 250".format(*won("joint")) in block
-    assert f"BC has {won('bc')[1]} on `lift_mixed`" in block
-    assert f"has {won('bc')[0]} (`play_lift`) and {won('bc')[2]} (`can_paired`)" in block
-    play, mixed, can, longer = order
-    held_out = [ratio(p, "joint", "critic_error_final") for p in (play, longer, mixed, can)]
-    assert "{:.2f}, {:.2f}, {:.2f} and {:.2f} times `vae`'s".format(*held_out) in block
+        "{} (`can_paired`, 4,000), {} (`play_lift`, 6,000); {} of TOTAL (`stack_mixed`, 4,000)."
+    ).format(*pairs).replace("TOTAL", str(total)) in block
+    said = "In the same order {}, {}, {} and {} of 250, and {} of TOTAL:".format(*won("joint"))
+    assert said.replace("TOTAL", str(total)) in block
+    bc = won("bc")
+    assert f"BC has {bc[1]} on `lift_mixed`" in block
+    assert f"but {bc[0]} on `play_lift` and {bc[2]} on `can_paired`" in block
+    assert f"and {bc[4]} of {total} on `stack_mixed`" in block
+    play, mixed, can, longer, _ = order
+    held_out = [ratio(p, "joint", "critic_error_final") for p in (play, longer, mixed, can, stack)]
+    assert "{:.2f}, {:.2f}, {:.2f}, {:.2f} and {:.2f} times `vae`'s".format(*held_out) in block
     in_rollouts = [ratio(part, "critic", "value_error") for part in order]
     said = f"larger**, {min(in_rollouts):.2f} to {max(in_rollouts):.2f} times (`*_orth`: "
     orth = (ratio(part, "critic_orth", "value_error", "vae_orth") for part in (play, mixed))
@@ -295,8 +329,13 @@ def test_the_overview_is_of_the_published_results() -> None:
         in block
     )
     assert f"with other seeds, it is {held_out[3]:.2f} times." in block
-    assert f"*larger*, {held_out[1]:.2f} and {held_out[2]:.2f} times." in block
-    rates = [int(x) / 250 for x in won("vae")]
+    assert (
+        f"*larger*, {held_out[1]:.2f} (`lift_mixed`), {held_out[2]:.2f} (`can_paired`) and "
+        f"{held_out[4]:.2f} times (`stack_mixed`)."
+    ) in block
+    rates = [
+        int(x) / (total if p is stack else 250) for p, x in zip(order, won("vae"), strict=True)
+    ]
     assert f"`vae` succeeds in {min(rates):.0%} to {max(rates):.0%}".replace("%", "") in (
         block.replace(" %", "")
     )

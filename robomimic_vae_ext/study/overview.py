@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +22,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from robomimic_vae_ext import markdown
 from robomimic_vae_ext.errors import ConfigError, DatasetError
 from robomimic_vae_ext.study import claims, formatting, published, results, study_plots, tables
+from robomimic_vae_ext.study.statistics import Estimate
 from robomimic_vae_ext.study.summary import Summary
 
 CLAIMED: Final = "0.88"  # grey
@@ -163,7 +164,7 @@ def tables_of(parts: Sequence[Part]) -> str:
 def _claims(parts: Sequence[Part]) -> Iterator[tuple[str, ...]]:
     for part in parts:
         for arm in part.arms:
-            task, *names, seeds = claims.row(part.summary, part.task, arm)[:4]
+            task, *names, seeds = claims.compared(part.summary, part.task, arm)
             cells = (
                 part.unasked(claim, arm) or claim.verdict(part.summary, part.task, arm)
                 for claim in claims.CLAIMS
@@ -206,10 +207,14 @@ def draw(parts: Sequence[Part], path: Path) -> None:
         figsize=(3.1 * len(claims.CLAIMS) + 1.4, 1.5 + 0.27 * len(lines)),
     )  # fmt: skip
     for axis, claim in zip(axes, claims.CLAIMS, strict=True):
-        _scale(axis, claim, parts)
-        for y, (part, arm) in enumerate(lines):
-            if arm is not None:
-                _line(axis, y, part, arm, claim)
+        found = {
+            y: (part, arm, claim.estimate(part.summary, part.task, arm))
+            for y, (part, arm) in enumerate(lines)
+            if arm is not None
+        }
+        _scale(axis, claim, found.values())
+        for y, (part, arm, estimate) in found.items():
+            _line(axis, y, claim, part, arm, estimate)
     axes[0].set_yticks(range(len(lines)), [name or part.title for part, name in lines])
     axes[0].set_ylim(len(lines) - 0.4, -0.6)
     for label, (_, name) in zip(axes[0].get_yticklabels(), lines, strict=True):
@@ -228,9 +233,10 @@ def draw(parts: Sequence[Part], path: Path) -> None:
     plt.close(figure)
 
 
-def _line(axis: Any, y: int, part: Part, arm: str, claim: claims.Claim) -> None:
+def _line(
+    axis: Any, y: int, claim: claims.Claim, part: Part, arm: str, found: Estimate | None
+) -> None:
     """One estimate: filled where its whole interval is on one side of the claim's bound."""
-    found = claim.estimate(part.summary, part.task, arm)
     unasked = part.unasked(claim, arm)
     if unasked or found is None:
         axis.annotate(unasked or claims.NOT_MEASURED, (0.02, y), va="center", color="0.4",
@@ -262,15 +268,15 @@ def _look(verdict: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _scale(axis: Any, claim: claims.Claim, parts: Sequence[Part]) -> None:
+def _scale(
+    axis: Any, claim: claims.Claim, rows: Iterable[tuple[Part, str, Estimate | None]]
+) -> None:
     """Scale and title of a panel, and what is claimed there."""
     shown = [1.0, claim.bound]
-    for part in parts:
-        for arm in part.arms:
-            found = claim.estimate(part.summary, part.task, arm)
-            if found is not None and not part.unasked(claim, arm):
-                shown += [found.value, *(x for x in (found.low, found.high) if x is not None)]
-                shown.append(part.most(claim, arm))
+    for part, arm, found in rows:
+        if found is not None and not part.unasked(claim, arm):
+            shown += [found.value, *(x for x in (found.low, found.high) if x is not None)]
+            shown.append(part.most(claim, arm))
     shown = [x for x in shown if 0 < x < math.inf]  # no axis shows others
     if claim.measure == SPEED:
         axis.set_xlim(-0.05 * max(shown), RIGHT * max(shown))

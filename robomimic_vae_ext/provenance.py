@@ -1,10 +1,15 @@
-"""What a result depends on besides its settings: versions, and the commit of this package."""
+"""What a result depends on besides its settings: versions, machine, commit of this package."""
 
 from __future__ import annotations
 
+import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def versions() -> dict[str, str]:
@@ -18,6 +23,23 @@ def versions() -> dict[str, str]:
         "robosuite": metadata.version("robosuite"),
         "torch": torch.__version__,
     }
+
+
+def device_name(device: torch.device) -> str:
+    """Name of a GPU or, where there is none, of the processor."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+
+
+def processor() -> str:
+    """Name of the processor; Linux alone tells it in a file."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def commit() -> str | None:

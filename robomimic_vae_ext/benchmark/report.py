@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from robomimic_vae_ext import compat, files
+from robomimic_vae_ext import compat, files, provenance
 from robomimic_vae_ext.benchmark import scaling, steps, timing
 from robomimic_vae_ext.benchmark.errors import BenchmarkError
 
@@ -28,7 +28,6 @@ PACKAGES = ("robosuite", "mujoco", "numpy", "h5py", "robomimic_vae_ext")
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What the figures depend on besides our code."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions["robomimic"] = str(compat.robomimic_version())
     for package in PACKAGES:
@@ -38,22 +37,12 @@ def machine(device: torch.device) -> dict[str, Any]:
             versions[package] = "not installed"
     return {
         "device": device.type,
-        "device_name": name,
-        "processor": _processor(),
+        "device_name": provenance.device_name(device),
+        "processor": provenance.processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "versions": versions,
     }
-
-
-def _processor() -> str:
-    """Name of the processor; Linux alone tells it in a file."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def load(path: Path, found: dict[str, Any], fast: bool) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robomimic_vae_ext import files, provenance
 from robomimic_vae_ext.errors import ConfigError, VaeExtError
@@ -39,6 +39,9 @@ from robomimic_vae_ext.study.jobs import (
     run_folder,
     tidy,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 
 def run_job(folder: Path, cuda: bool = False) -> dict[str, Any]:
@@ -77,7 +80,10 @@ def run_job(folder: Path, cuda: bool = False) -> dict[str, Any]:
                 result["seconds"]["zero_latent"] = zero["seconds"]
                 notes = ("seconds", "made")
                 result["zero_latent"] = {k: v for k, v in zero.items() if k not in notes}
-            files.write_json(folder / RESULT, result | _made(stages))
+            made = _made(stages)
+            if "device" in train:  # not in trainings older than this note
+                made["versions"]["device"] = train["device"]
+            files.write_json(folder / RESULT, result | made)
         tidy(folder)
         return dict(json.loads((folder / RESULT).read_text()))
 
@@ -137,6 +143,8 @@ def training_config(job: Job, folder: Path, cuda: bool) -> dict[str, Any]:
 
 def _train(job: Job, folder: Path, cuda: bool) -> dict[str, Any]:
     """Train with stock train.py; see the module's docstring for what an interruption costs."""
+    import torch
+
     from robomimic_vae_ext import compat, training
 
     config = folder / "config.json"
@@ -151,19 +159,21 @@ def _train(job: Job, folder: Path, cuda: bool) -> dict[str, Any]:
     with _own_threads():
         training.train(flags)
     checkpoints(job, folder)  # all there?
-    return {"seconds": _training_seconds(folder), "precision": _precision(job, cuda)}
+    device = torch.device("cuda" if cuda else "cpu")
+    return {
+        "seconds": _training_seconds(folder),
+        "precision": _precision(job, device),
+        "device": provenance.device_name(device),
+    }
 
 
-def _precision(job: Job, cuda: bool) -> str:
+def _precision(job: Job, device: torch.device) -> str:
     """What the encoder's convolutions train in: on `auto`, LAPO's depends on the machine."""
-    import torch
-
     from robomimic_vae_ext import training
     from robomimic_vae_ext.lapo import speed
 
     algo = training.config_from(job.config, job.name).algo
     choice = algo["speed"].bf16_encoder if "speed" in algo else "off"
-    device = torch.device("cuda" if cuda else "cpu")
     return "bfloat16" if speed.wants_bf16(choice, device) else "float32"
 
 

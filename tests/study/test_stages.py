@@ -165,6 +165,7 @@ def test_a_result_holds_what_it_promises(study: Protocol, finished: Path) -> Non
     assert set(result["seconds"]) == {"train", "measure", "rollouts", "zero_latent"}
     assert all(seconds > 0 for seconds in result["seconds"].values())
     assert result["config"]["train"]["seed"] == 1 and result["config"]["algo"]["discount"] == 0.99
+    assert result["versions"]["device"] == provenance.processor() != ""
     # Nothing of this machine.
     for word in (str(finished.parents[2]), str(study.tasks[0].dataset.parent), os.uname().nodename):
         assert word not in text

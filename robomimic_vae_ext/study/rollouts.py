@@ -26,6 +26,8 @@ PAIRS: Final = 500  # at most so many (value, return) pairs in a result
 class ValueRecorder:
     """Records Q(s, a) whenever an algorithm chooses an action, on the very same tensors.
 
+    Of several rows it takes the first: with one episode at a time the others are its padding.
+
     Args:
         algo: a robomimic algorithm; its `get_action` is wrapped.
     """
@@ -39,7 +41,8 @@ class ValueRecorder:
     def _act_and_record(self, obs_dict: Any, goal_dict: Any = None) -> torch.Tensor:
         action = self._act(obs_dict=obs_dict, goal_dict=goal_dict)
         if self._value is not None:
-            self.values.append(self._value(obs_dict, action).item())
+            first = {key: value[:1] for key, value in obs_dict.items()}
+            self.values.append(self._value(first, action[:1]).item())
         return action
 
 

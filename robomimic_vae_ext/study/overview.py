@@ -54,12 +54,14 @@ class Part:
         task: its name.
         steps: gradient steps of a training.
         demonstrations: what `results.describe` says of its dataset, or None.
+        label: of the study.
     """
 
     summary: Summary
     task: str
     steps: int
     demonstrations: Mapping[str, Any] | None
+    label: str = ""
 
     @property
     def arms(self) -> list[str]:
@@ -68,8 +70,16 @@ class Part:
 
     @property
     def title(self) -> str:
-        """Task and steps, as studies of one task mostly differ in."""
-        return f"{self.task}, {self.steps:,} steps"
+        """Task, steps and the study's label, as studies of one task mostly differ in."""
+        return f"{self._labelled(self.task)}, {self.steps:,} steps"
+
+    @property
+    def cell(self) -> str:
+        """The task in a table."""
+        return self._labelled(f"`{self.task}`")
+
+    def _labelled(self, task: str) -> str:
+        return f"{task}, {self.label}" if self.label else task
 
     def unasked(self, claim: claims.Claim, arm: str) -> str:
         """Why a claim is not asked about here; empty if it is."""
@@ -137,7 +147,8 @@ def read(paths: Sequence[Path]) -> list[Part]:
             steps = [record.steps for record in summary.records if record.task == task]
             if steps:
                 described = data["manifest"]["demonstrations"].get(task)
-                parts.append(Part(summary, task, max(steps), described))
+                label = data["manifest"]["study"].get("label", "")
+                parts.append(Part(summary, task, max(steps), described, label))
     if not parts:
         raise DatasetError(
             f"no job is done in {', '.join(map(str, paths))}",
@@ -164,12 +175,12 @@ def tables_of(parts: Sequence[Part]) -> str:
 def _claims(parts: Sequence[Part]) -> Iterator[tuple[str, ...]]:
     for part in parts:
         for arm in part.arms:
-            task, *names, seeds = claims.compared(part.summary, part.task, arm)
+            _, *names, seeds = claims.compared(part.summary, part.task, arm)
             cells = (
                 part.unasked(claim, arm) or claim.verdict(part.summary, part.task, arm)
                 for claim in claims.CLAIMS
             )
-            yield (task, *names, f"{part.steps:,}", seeds, *cells)
+            yield (part.cell, *names, f"{part.steps:,}", seeds, *cells)
 
 
 def _successes(parts: Sequence[Part]) -> str:
@@ -185,7 +196,7 @@ def _successes(parts: Sequence[Part]) -> str:
     for part in parts:
         demos = part.demonstrations
         rows.append((
-            f"`{part.task}`",
+            part.cell,
             f"{part.steps:,}",
             f"{demos['successes']} of {demos['episodes']}" if demos else formatting.NOTHING,
             *(tables.successes(part.summary, part.task, arm) for arm in columns),

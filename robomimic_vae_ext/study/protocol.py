@@ -127,6 +127,7 @@ class Protocol:
         claims_of: arms that the table of claims is about; empty: the one that it finds.
         references: arms that are compared with another one than `reference_arm`, and with which.
         groups: title to the arms that share a row of panels in the figures; empty: all share one.
+        label: what sets it apart, in an overview, from other studies of the same tasks.
     """
 
     name: str
@@ -140,6 +141,7 @@ class Protocol:
     claims_of: tuple[str, ...] = ()
     references: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    label: str = ""
 
     def training_of(self, task: Task, arm: Arm) -> Training:
         """Training of one arm on one task."""
@@ -159,7 +161,7 @@ def read_protocol(path: Path) -> Protocol:
         _read_json(path),
         str(path),
         required=("name", "tasks", "arms", "seeds", "training", "evaluation", "reference_arm"),
-        optional=("claims_of", "references", "groups"),
+        optional=("claims_of", "references", "groups", "label"),
     )
     base, training = path.resolve().parent, values["training"]
     study = Protocol(
@@ -174,6 +176,7 @@ def read_protocol(path: Path) -> Protocol:
         claims_of=_list(values.get("claims_of", []), "claims_of"),
         references=values.get("references", {}),
         groups=_groups(values.get("groups", {}), tuple(values["arms"])),
+        label=_label(values.get("label", "")),
     )
     names = [arm.name for arm in study.arms]
     if study.reference_arm not in names:
@@ -340,6 +343,12 @@ def _groups(value: Any, arms: Collection[str]) -> dict[str, tuple[str, ...]]:
     if left_out:
         raise ConfigError(f"groups has no {left_out}", "every arm in a group", ACTION)
     return groups
+
+
+def _label(value: Any) -> str:
+    if not isinstance(value, str) or set("$|\n") & set(value):  # of formulas, of tables
+        raise ConfigError(f"label is {value!r}", "a few words without '$' and '|'", ACTION)
+    return value.strip()
 
 
 def _read_json(path: Path) -> Any:

@@ -104,6 +104,18 @@ def test_tables_say_what_the_studies_pages_say(published: list[Path]) -> None:
     assert "<details>" in text and "</details>" in text
 
 
+def test_studies_of_one_task_are_told_apart_by_their_labels(published: list[Path]) -> None:
+    data = json.loads(published[0].read_text())
+    data["manifest"]["study"]["label"] = "ResNet18"
+    path = published[0].with_name("labelled.json")
+    path.write_text(json.dumps(data))
+    parts = overview.read([published[0], path])
+    titles = [part.title for part in parts]
+    assert "play_lift, 2,000 steps" in titles and "play_lift, ResNet18, 2,000 steps" in titles
+    text = overview.tables_of(parts)
+    assert text.count("| `play_lift`, ResNet18 |") == 2 == text.count("| `play_lift` |")
+
+
 def test_steps_are_not_told_from_a_few_checkpoints(published: list[Path]) -> None:
     data = json.loads(published[0].read_text())
     for record in data["records"]:

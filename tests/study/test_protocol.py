@@ -96,6 +96,8 @@ def test_the_studies_of_the_repository_are_in_order(path: Path) -> None:
         ({"reference_arm": "vea"}, "reference_arm is 'vea'"),
         ({"claims_of": ["vae"]}, "claims_of is ['vae']; expected some of ['bc']"),
         ({"claims_of": "bc"}, "claims_of is 'bc'; expected a list"),
+        ({"label": 18}, "label is 18; expected a few words"),
+        ({"label": "a | b"}, "label is 'a | b'; expected a few words without"),
         ({"groups": ["vae", "bc"]}, "groups is ['vae', 'bc']; expected title to a list of arms"),
         ({"groups": {" ": ["vae", "bc"]}}, "groups has the title ' '; expected words without '$'"),
         ({"groups": {"$x$": ["vae", "bc"]}}, "groups has the title '$x$'; expected words"),

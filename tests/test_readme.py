@@ -275,10 +275,16 @@ def test_figures_of_more_tasks_stand_in_its_tables_or_are_printed(
 def test_the_overview_is_of_the_published_results() -> None:
     (command,) = [line for line in commands() if "scripts/overview.py" in line]
     paths = [REPOSITORY / word for word in command.split() if word.endswith(".json")]
-    assert len(paths) == len(list(REPOSITORY.glob("docs/**/results.json"))) == 3
+    assert len(paths) == len(list(REPOSITORY.glob("docs/**/results.json"))) == 4
     parts = overview.read(paths)
     text = overview.tables_of(parts)
     assert f"<!-- overview -->\n\n{text}\n\n<!-- end -->" in README
+    verdicts = [
+        [claim.verdict(p.summary, p.task, arm).endswith("**yes**") for p in parts for arm in p.arms]
+        for claim in overview.claims.CLAIMS[1:]
+    ]
+    assert [sum(column) for column in verdicts] == [4, 0, 1]
+    assert "lie four of the held-out Q errors, all on play_lift, and one success" in README
     of = {part.title: part for part in parts}
     order = [
         of[title]
@@ -339,6 +345,34 @@ def test_the_overview_is_of_the_published_results() -> None:
     assert f"`vae` succeeds in {min(rates):.0%} to {max(rates):.0%}".replace("%", "") in (
         block.replace(" %", "")
     )
+
+
+def test_figures_of_resnet18_are_those_of_its_page() -> None:
+    (part,) = overview.read([REPOSITORY / "docs/resnet18/results.json"])
+    block = " ".join(README.split())
+    won = [tables.successes(part.summary, part.task, arm) for arm in ("joint", "vae", "critic")]
+    said = "`joint` succeeds in {}, `vae` in {} and `critic` in {}."
+    numbers = [x.split(" of ")[0] for x in won]
+    assert said.format(f"{numbers[0]} of 250 episodes", *numbers[1:]) in block
+    error = part.summary.ratio(part.task, "joint", "vae", "critic_error_final")
+    assert error is not None and f"held-out Q error is {error.value:.2f} times `vae`'s" in block
+    auc = [part.summary.estimate(part.task, arm, "auc_final") for arm in part.summary.arms]
+    assert [f"{it.value:.2f}" for it in auc if it] == ["0.69", "1.00", "1.00"]
+    assert "(AUC 0.69; both others: 1.00)" in block
+    failures = {
+        arm: sum(r.rollouts[-1].failures for r in part.summary.of(part.task, arm))
+        for arm in part.summary.arms
+    }
+    assert f"wrong one in {failures['vae']} of 250 episodes, and" in block
+    assert f"and `joint` in {failures['joint']}." in block
+    # Every figure with decimals of the page's discussion stands in its tables.
+    page = (REPOSITORY / "docs/resnet18/results.md").read_text(encoding="utf-8")
+    before, rest = page.split("<!-- discussion -->")
+    text, after = rest.split("<!-- end -->")
+    known = set(re.findall(r"\d+\.\d+", before + after))
+    text = text.split("Trained and played on python")[0].replace("between 0.9 and 0.95", "")
+    found = re.findall(r"\d+\.\d+", text)
+    assert len(found) > 15 and set(found) <= known, set(found) - known
 
 
 def test_nothing_is_left_to_fill_in() -> None:

@@ -10,7 +10,7 @@ def wants_bf16(choice: str, device: torch.device) -> bool:
 
     Args:
         choice: "on", "off", or "auto": on a CPU that has AMX. Other CPUs emulate bfloat16 and are
-            slower with it; on GPUs it has not been measured here.
+            slower with it; a GPU waits for the host either way (docs/performance.md).
         device: where the model trains.
     """
     if choice == "auto":

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -87,6 +88,19 @@ def let_print_logger_flush(log_utils: ModuleType) -> None:
         self.log_file.flush()
 
     log_utils.PrintLogger.flush = flush
+
+
+def load_dict_from_checkpoint(path: Path) -> Any:
+    """Read a checkpoint as robomimic's function of this name does, but into main memory.
+
+    What: robomimic reads it onto the GPU that it was trained on, where there is one.
+    Why: every worker of an evaluation would hold it there, beside a CUDA context of its own.
+    Drop when: robomimic reads into main memory, or lets a caller choose.
+    """
+    import torch
+
+    # 0.3.0 leaves weights_only to torch, which is true since 2.6; 0.5.0 sets it to false.
+    return torch.load(path, map_location="cpu", weights_only=robomimic_version() < Version("0.4"))
 
 
 def dataset_paths(config: Any) -> list[str]:

@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 
 
 def device_name(device: torch.device) -> str:
-    """Name of a GPU or, where there is none, of the processor."""
+    """Name of a CUDA device; for any other device, of the processor."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()

@@ -37,10 +37,11 @@ def reduce_windows(
     result = losses.n_step_return(
         batch["rewards"][:, window].float(), batch["dones"][:, window].float(), padded, discount
     )
-    rows = torch.arange(len(result.last))[:, None]
+    device = result.last.device
+    rows = torch.arange(len(result.last), device=device)[:, None]
     # SequenceDataset pads a stack of next observations with the first *next* observation; in
     # rollouts the stack goes back to the observation before it, so it is put together so here.
-    earlier = result.last[:, None] + 1 + torch.arange(first)  # (B, F - 1)
+    earlier = result.last[:, None] + 1 + torch.arange(first, device=device)  # (B, F - 1)
     newest = result.last[:, None] + first  # (B, 1)
     return {
         "obs": {key: value[:, :frame_stack] for key, value in obs.items()},

@@ -29,7 +29,8 @@ class ObsEncoder(nn.Module):
         frozen: nothing in it is ever trained. Random crops go on, as for every other owner.
         channels_last: memory layout of pictures on their way through the cores.
         bf16: cores compute in bfloat16 while training; weights, features and vectors stay float32.
-            In eval mode all is float32, so that a policy acts alike on every machine.
+            In eval mode all is float32, so that a policy acts alike on every CPU. (On a GPU torch
+            computes float32 convolutions in TF32, by its own default.)
     """
 
     def __init__(

@@ -18,6 +18,7 @@ import robomimic.utils.torch_utils as torch_utils
 import robomimic.utils.train_utils as train_utils
 import torch
 
+from robomimic_vae_ext import compat
 from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.errors import CheckpointError, ConfigError, SimulationError
 from robomimic_vae_ext.rollout import batching
@@ -76,7 +77,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "Check the path.",
         )
     try:
-        checkpoint = file_utils.load_dict_from_checkpoint(ckpt_path=str(path))
+        checkpoint = compat.load_dict_from_checkpoint(path)
     except Exception as error:  # a damaged or foreign file can make the unpickler raise anything
         # Not torch's own words: they advise to load the file without `weights_only`.
         raise CheckpointError(

@@ -82,17 +82,17 @@ def table(summary: Summary) -> str:
     """Task by task and arm by arm: of every claim what was measured, its interval, its verdict."""
     head = ("task", "arm", "against", "seeds", *(claim.text for claim in CLAIMS))
     rows = (
-        (*compared(summary, *it), *(claim.verdict(summary, *it) for claim in CLAIMS))
+        (f"`{it[0]}`", *compared(summary, *it), *(claim.verdict(summary, *it) for claim in CLAIMS))
         for it in itertools.product(summary.tasks, summary.fixes)
     )
     return markdown.table(head, rows, words=3)
 
 
-def compared(summary: Summary, task: str, arm: str) -> tuple[str, str, str, str]:
-    """The first cells of a line: task, arm, what it is compared with, and seeds that both have."""
+def compared(summary: Summary, task: str, arm: str) -> tuple[str, str, str]:
+    """The first cells of a line: arm, what it is compared with, and seeds that both have."""
     reference = summary.reference_of(arm)
     both = summary.ratio(task, arm, reference, "success_final")
-    return f"`{task}`", f"`{arm}`", f"`{reference}`", str(both.seeds if both else 0)
+    return f"`{arm}`", f"`{reference}`", str(both.seeds if both else 0)
 
 
 def _times(estimate: Estimate) -> str:

@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from robomimic_vae_ext import markdown
 from robomimic_vae_ext.errors import ConfigError, DatasetError
@@ -30,6 +30,7 @@ MARKER: Final = "overview"
 SPEED: Final = "speed_up"  # the measure that is told from checkpoints, and may be 0 for "never"
 LEFT, RIGHT = 0.85, 1.15  # around an axis's smallest and largest value, as factors
 TICKS: Final = 6
+WIDE: Final = 150  # largest over smallest value of an axis, from which on ticks are fewer
 TITLE: Final = 30  # letters in a line of a panel's title
 COLOURS: Final = {"yes": "#009E73", "open": "#0072B2", "no": "#D55E00"}  # of Okabe and Ito
 MEANING: Final = {
@@ -70,7 +71,7 @@ class Part:
 
     @property
     def title(self) -> str:
-        """Task, steps and the study's label, as studies of one task mostly differ in."""
+        """Task, the study's label, and steps: what studies of one task mostly differ in."""
         return f"{self._labelled(self.task)}, {self.steps:,} steps"
 
     @property
@@ -175,7 +176,7 @@ def tables_of(parts: Sequence[Part]) -> str:
 def _claims(parts: Sequence[Part]) -> Iterator[tuple[str, ...]]:
     for part in parts:
         for arm in part.arms:
-            _, *names, seeds = claims.compared(part.summary, part.task, arm)
+            *names, seeds = claims.compared(part.summary, part.task, arm)
             cells = (
                 part.unasked(claim, arm) or claim.verdict(part.summary, part.task, arm)
                 for claim in claims.CLAIMS
@@ -297,6 +298,8 @@ def _scale(
         study_plots.logarithmic(axis.xaxis)
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlim(LEFT * min(shown), RIGHT * max(shown))
+        if max(shown) > WIDE * min(shown):  # or their numbers run into each other
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     left, right = axis.get_xlim()
     axis.axvspan(*((claim.bound, right) if claim.at_least else (left, claim.bound)),
                  color=CLAIMED, zorder=0)  # fmt: skip

@@ -18,6 +18,7 @@ from robomimic_vae_ext.errors import ConfigError
 
 ACTION: Final = "Change it in the study's file."
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # tasks and arms become folders
+LABEL: Final = re.compile(r"(?:[\w.,-]+(?: [\w.,-]+)*)?", re.ASCII)
 DATASETS_FOLDER: Final = "datasets"  # beside the folders of the tasks
 SEEDS: Final = 2**32
 COLLECT_WORDS: Final = ("env", "quality", "compress", "rendering")
@@ -346,9 +347,11 @@ def _groups(value: Any, arms: Collection[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _label(value: Any) -> str:
-    if not isinstance(value, str) or set("$|\n") & set(value):  # of formulas, of tables
-        raise ConfigError(f"label is {value!r}", "a few words without '$' and '|'", ACTION)
-    return value.strip()
+    if not isinstance(value, str) or not LABEL.fullmatch(value):  # it stands in figures and tables
+        raise ConfigError(
+            f"label is {value!r}", "words of letters, digits, '-', '.' and ','", ACTION
+        )
+    return value
 
 
 def _read_json(path: Path) -> Any:

@@ -133,7 +133,10 @@ def gather(study: Protocol, out: Path, docs: Path, merge: Sequence[Path] = ()) -
                 "%s: the dataset here (%s) is not that of the merged results (%s)",
                 task, demonstrations[task], published_one,
             )  # fmt: skip
-    versions = sorted({item for record in kept for item in record.versions.items()})
+    # Older results do not name their device: they must not pass for another one's.
+    noted = any("device" in record.versions for record in kept)
+    unknown = {"device": "not noted"} if noted else {}
+    versions = sorted({it for record in kept for it in (unknown | dict(record.versions)).items()})
     manifest = {
         "study": json.loads(study.path.read_text(encoding="utf-8")),
         "command": f"python scripts/compare.py --study {_typed(study.path)} "

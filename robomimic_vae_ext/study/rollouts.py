@@ -24,9 +24,9 @@ PAIRS: Final = 500  # at most so many (value, return) pairs in a result
 
 
 class ValueRecorder:
-    """Records Q(s, a) whenever an algorithm chooses an action, on the very same tensors.
+    """Records Q(s, a) whenever an algorithm chooses an action, of that observation and action.
 
-    Of several rows it takes the first: with one episode at a time the others are its padding.
+    Of several rows it takes the first: one episode plays at a time, and the others pad it.
 
     Args:
         algo: a robomimic algorithm; its `get_action` is wrapped.

@@ -124,7 +124,7 @@ def make_executor(study: Protocol, options: Options) -> executors.Executor:
 
 
 def _gpus(asked: str | None) -> list[str]:
-    """GPUs by their number.
+    """GPUs as CUDA_VISIBLE_DEVICES names them, which a batch system may have set already.
 
     Raises:
         ConfigError: one that is not there.
@@ -133,7 +133,10 @@ def _gpus(asked: str | None) -> list[str]:
         return []
     import torch
 
-    there = [str(index) for index in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = visible.split(",") if visible else map(str, range(count))
+    there = [name.strip() for name in names][:count]
     if asked is None:
         return there
     found = [name.strip() for name in asked.split(",")]

@@ -69,31 +69,31 @@ def run_job(folder: Path, cuda: bool = False) -> dict[str, Any]:
                     "Check the driver and CUDA_VISIBLE_DEVICES, or run the study with --gpus none.",
                 )
             torch.set_num_threads(job.threads)
-            train = _stage(folder / "train.json", lambda: _train(job, folder, cuda))
-            measured = _stage(folder / "measure.json", lambda: _measure(job, folder))
-            rollouts = _stage(folder / "rollouts.json", lambda: _roll_out(job, folder))
+            device = torch.device("cuda" if cuda else "cpu")
+            train = _stage(folder / "train.json", lambda: _train(job, folder, device), device)
+            measured = _stage(folder / "measure.json", lambda: _measure(job, folder), device)
+            rollouts = _stage(folder / "rollouts.json", lambda: _roll_out(job, folder), device)
             stages = [train, measured, rollouts]
             result = _result(job, folder, *stages)
             if job.evaluation.zero_latent_episodes and result["algo"] == ALGO_NAME:
-                zero = _stage(folder / "zero_latent.json", lambda: _zero_latent(job, folder))
+                path = folder / "zero_latent.json"
+                zero = _stage(path, lambda: _zero_latent(job, folder), device)
                 stages.append(zero)
                 result["seconds"]["zero_latent"] = zero["seconds"]
                 notes = ("seconds", "made")
                 result["zero_latent"] = {k: v for k, v in zero.items() if k not in notes}
-            made = _made(stages)
-            if "device" in train:  # not in trainings older than this note
-                made["versions"]["device"] = train["device"]
-            files.write_json(folder / RESULT, result | made)
+            files.write_json(folder / RESULT, result | _made(stages))
         tidy(folder)
         return dict(json.loads((folder / RESULT).read_text()))
 
 
-def _stage(path: Path, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Result of a stage, from its file or by running it."""
+def _stage(path: Path, run: Callable[[], dict[str, Any]], device: torch.device) -> dict[str, Any]:
+    """Result of a stage, from its file or by running it on a device."""
     found = _whole(path)
     if found is None:
         # Now, not at its end: somebody may commit or install while it runs.
-        made = {"versions": provenance.versions(), "commit": provenance.commit()}
+        versions = provenance.versions() | {"device": provenance.device_name(device)}
+        made = {"versions": versions, "commit": provenance.commit()}
         begin = time.perf_counter()
         result = run()
         # What a stage knows of earlier sessions goes before what this one took.
@@ -141,14 +141,12 @@ def training_config(job: Job, folder: Path, cuda: bool) -> dict[str, Any]:
     return config
 
 
-def _train(job: Job, folder: Path, cuda: bool) -> dict[str, Any]:
+def _train(job: Job, folder: Path, device: torch.device) -> dict[str, Any]:
     """Train with stock train.py; see the module's docstring for what an interruption costs."""
-    import torch
-
     from robomimic_vae_ext import compat, training
 
     config = folder / "config.json"
-    files.write_json(config, training_config(job, folder, cuda))
+    files.write_json(config, training_config(job, folder, device.type == "cuda"))
     flags = ["--config", str(config)]
     # Both: while one of them is written, the other one is whole.
     saved = [list(folder.glob(f"{RUN_NAME}/*/{name}.pth")) for name in ("last", "last_bak")]
@@ -159,22 +157,21 @@ def _train(job: Job, folder: Path, cuda: bool) -> dict[str, Any]:
     with _own_threads():
         training.train(flags)
     checkpoints(job, folder)  # all there?
-    device = torch.device("cuda" if cuda else "cpu")
-    return {
-        "seconds": _training_seconds(folder),
-        "precision": _precision(job, device),
-        "device": provenance.device_name(device),
-    }
+    return {"seconds": _training_seconds(folder), "precision": _precision(job, device)}
 
 
 def _precision(job: Job, device: torch.device) -> str:
     """What the encoder's convolutions train in: on `auto`, LAPO's depends on the machine."""
+    import torch
+
     from robomimic_vae_ext import training
     from robomimic_vae_ext.lapo import speed
 
     algo = training.config_from(job.config, job.name).algo
     choice = algo["speed"].bf16_encoder if "speed" in algo else "off"
-    return "bfloat16" if speed.wants_bf16(choice, device) else "float32"
+    if speed.wants_bf16(choice, device):
+        return "bfloat16"
+    return "TF32" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "float32"
 
 
 @contextlib.contextmanager

@@ -450,6 +450,21 @@ def test_what_z_0_does_outlives_a_merge_with_results_that_lack_it(tmp_path: Path
     assert record["zero_latent"] == looked and record["action_error"] == 5
 
 
+def test_a_device_that_was_not_noted_does_not_pass_for_another_one(tmp_path: Path) -> None:
+    study = synthetic.write_study(tmp_path)
+    paths = [synthetic.write_job(tmp_path / "runs", study, "own", "vae", seed) for seed in (1, 2)]
+
+    def devices() -> list[str] | None:
+        found = results.gather(study, tmp_path / "runs", tmp_path / "docs")
+        return found["manifest"]["versions"].get("device")  # type: ignore[no-any-return]
+
+    assert devices() is None
+    result = json.loads(paths[0].read_text())
+    result["versions"]["device"] = "some GPU"
+    paths[0].write_text(json.dumps(result))
+    assert devices() == ["not noted", "some GPU"]
+
+
 def test_machines_that_train_otherwise_are_told(written: tuple[Path, str]) -> None:
     folder, _ = written
     data = json.loads((folder / "docs" / "results.json").read_text())

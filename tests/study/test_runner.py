@@ -171,11 +171,22 @@ def test_slots_follow_threads_cores_and_gpus(
     assert runner.make_executor(study, runner.Options(gpus="0,1", per_gpu=3, jobs=4)).slots() == 4
 
 
+def test_gpus_are_those_that_a_batch_system_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert runner._gpus(None) == ["0", "1"] == runner._gpus("0, 1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-71b6")
+    assert runner._gpus(None) == ["2", "GPU-71b6"] and runner._gpus("GPU-71b6") == ["GPU-71b6"]
+    with pytest.raises(ConfigError, match="expected some of 2,GPU-71b6"):
+        runner._gpus("0")
+
+
 @pytest.mark.parametrize("asked", ["2", "abc", "", "0,", ",", "-1"])
 def test_gpus_that_are_not_there_are_refused(
     monkeypatch: pytest.MonkeyPatch, make_study: Callable[..., Any], asked: str
 ) -> None:
     """Jobs would train on the CPU instead, without a word."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ConfigError, match="expected some of 0,1, separated by commas"):
         runner.make_executor(make_study(), runner.Options(gpus=asked))

@@ -29,6 +29,7 @@ from robomimic_vae_ext.study.protocol import (
 )
 from tests.conftest import image_settings, merge
 
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 STEPS, EVERY, EPISODES, ZERO_LATENT = 60, 20, {40: 2, 60: 3}, 2
 
 
@@ -278,14 +279,16 @@ def test_a_stage_that_the_disk_lost_is_run_again(tmp_path: Path) -> None:
     path = tmp_path / "train.json"
     for lost in ("", "[1"):
         path.write_text(lost)
-        assert stages._stage(path, lambda: {"precision": "float32"})["precision"] == "float32"
-    assert stages._stage(path, lambda: {"precision": "never"})["precision"] == "float32"
+        found = stages._stage(path, lambda: {"precision": "float32"}, CPU)
+        assert found["precision"] == "float32"
+    assert stages._stage(path, lambda: {"precision": "never"}, CPU)["precision"] == "float32"
 
 
 def test_a_result_names_the_commit_and_versions_of_each_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job may be continued after an upgrade, and somebody may commit while it runs."""
+    """A job may be continued after an upgrade or elsewhere, and somebody may commit meanwhile."""
+    monkeypatch.setattr(provenance, "device_name", lambda device: device.type)
     now = {"commit": "a", "versions": {"torch": "1"}}
     monkeypatch.setattr(provenance, "commit", lambda: now["commit"])
     monkeypatch.setattr(provenance, "versions", lambda: now["versions"])
@@ -294,15 +297,29 @@ def test_a_result_names_the_commit_and_versions_of_each_stage(
         now["commit"] = "b"
         return {}
 
-    first = stages._stage(tmp_path / "train.json", commit_meanwhile)
-    assert stages._made([first]) == {"commit": "a", "versions": {"torch": "1"}}
+    first = stages._stage(tmp_path / "train.json", commit_meanwhile, GPU)
+    assert stages._made([first]) == {"commit": "a", "versions": {"torch": "1", "device": "cuda"}}
     now["versions"] = {"torch": "2"}
-    second = stages._stage(tmp_path / "measure.json", dict)
+    second = stages._stage(tmp_path / "measure.json", dict, CPU)
     found = stages._made([first, second, first])
-    assert found == {"commit": "a and b", "versions": {"torch": "1 and 2"}}
+    versions = {"torch": "1 and 2", "device": "cuda and cpu"}
+    assert found == {"commit": "a and b", "versions": versions}
     assert stages._made([{"seconds": 1.0}])["commit"] == "b"  # of a stage before this note
     monkeypatch.setattr(provenance, "commit", lambda: None)
     assert stages._made([{"seconds": 1.0}])["commit"] is None
+
+
+def test_the_precision_of_a_gpu_is_what_torch_computes_there(
+    make_job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = jobs.read_job(make_job(tmp_path, "bc"))
+    assert stages._precision(job, CPU) == "float32"
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert stages._precision(job, GPU) == "TF32"
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    assert stages._precision(job, GPU) == "float32"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "some GPU")
+    assert provenance.device_name(GPU) == "some GPU" != provenance.device_name(CPU)
 
 
 def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu(

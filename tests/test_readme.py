@@ -389,8 +389,8 @@ def test_figures_of_resnet18_are_those_of_its_page() -> None:
         arm: sum(r.rollouts[-1].failures for r in part.summary.of(part.task, arm))
         for arm in part.summary.arms
     }
-    assert f"wrong one in {failures['vae']} of 250 episodes, and" in block
-    assert f"and `joint` in {failures['joint']}." in block
+    said = "lifts the wrong cube in {vae} of 250 episodes, and `joint` in {joint};"
+    assert said.format(**failures) in block
     longer = overview.read([REPOSITORY / "docs/longer/results.json"])[-1]
     early = {
         arm: sum(r.rollouts[0].outcomes.sum() for r in longer.summary.of("lift_mixed", arm))

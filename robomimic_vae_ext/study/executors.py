@@ -72,7 +72,8 @@ class LocalExecutor(Executor):
 
     Args:
         slots: how many at the same time.
-        devices: GPU of every slot, as CUDA_VISIBLE_DEVICES; without any, jobs see no GPU.
+        devices: GPU of every slot, as CUDA_VISIBLE_DEVICES; none without GPUs. (Not empty then:
+            robosuite takes the variable for the number of the device that renders.)
     """
 
     def __init__(self, slots: int, devices: Sequence[str] = ()) -> None:
@@ -88,7 +89,7 @@ class LocalExecutor(Executor):
     def submit(self, command: Command) -> None:
         """Start a child process in a session of its own: Ctrl-C goes to us, and we stop it."""
         device = self._free.pop(0) if self._gpus else ""
-        visible = {"CUDA_VISIBLE_DEVICES": device}
+        visible = {"CUDA_VISIBLE_DEVICES": device} if self._gpus else {}
         with command.log.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, *command.words], stdin=subprocess.DEVNULL, stdout=log, stderr=log,

@@ -173,8 +173,10 @@ def test_a_result_holds_what_it_promises(study: Protocol, finished: Path) -> Non
 
 
 @pytest.mark.simulator
-def test_values_in_rollouts_are_those_of_the_acting_policy(finished: Path) -> None:
-    from robomimic_vae_ext.rollout import episodes
+def test_values_in_rollouts_are_those_of_the_acting_policy(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from robomimic_vae_ext.rollout import batching, episodes
     from robomimic_vae_ext.study import rollouts
 
     job = jobs.read_job(finished)
@@ -187,27 +189,15 @@ def test_values_in_rollouts_are_those_of_the_acting_policy(finished: Path) -> No
     plain = episodes.Runner(checkpoint, job.horizon)
     episode = plain.play(0, episodes.episode_seed(job.evaluation.seed, line["index"]))
     assert (episode.length, episode.success) == (line["length"], line["success"])
-
-
-@pytest.mark.simulator
-def test_values_are_recorded_of_padded_batches_too(
-    finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a GPU a policy acts on several rows, of which an episode alone has the first."""
-    from robomimic_vae_ext.rollout import batching, episodes
-    from robomimic_vae_ext.study import rollouts
-
-    def three_rows(policy: Any, wanted: bool | None) -> batching.BatchPolicy:
-        return batching.BatchPolicy(policy, rows=3)
-
-    # On a CPU rows are independent only up to the last digits.
+    # On a GPU a policy acts on several rows, of which an episode alone has the first. On a CPU
+    # rows are independent only up to the last digits.
     monkeypatch.setattr(batching, "rows_are_independent", lambda algo, rows: True)
-    monkeypatch.setattr(batching, "policy_in_parent", three_rows)
-    checkpoint = episodes.load_checkpoint(jobs.last_checkpoint(finished))
-    player = rollouts.Player(checkpoint, 3, discount=0.99)
-    assert player.runner.policy.rows == 3
-    line = next(line for line in lines(finished) if line["step"] == STEPS)
-    found = player.play(line["index"], seed=7)
+    monkeypatch.setattr(
+        batching, "policy_in_parent", lambda policy, wanted: batching.BatchPolicy(policy, rows=3)
+    )
+    padded = rollouts.Player(checkpoint, 3, discount=0.99, before=player)
+    assert padded.runner.policy.rows == 3
+    found = padded.play(line["index"], job.evaluation.seed)
     assert found["q"] == pytest.approx(line["q"][:3], abs=1e-3) and len(found["q"]) == 3
 
 

@@ -347,8 +347,11 @@ def test_a_damaged_job_does_not_start_a_study(
 
 @pytest.mark.parametrize(
     ("name", "folder"),
-    [("reduced", "docs"), ("longer", "docs/longer"), ("more_tasks", "docs/more_tasks")],
-)
+    [
+        ("reduced", "docs"), ("longer", "docs/longer"), ("more_tasks", "docs/more_tasks"),
+        ("resnet18", "docs/resnet18"),
+    ],
+)  # fmt: skip
 def test_the_published_studies_have_the_settings_of_their_results(name: str, folder: str) -> None:
     """A new key of a study's file must not turn every result that is there into another job's."""
     repository = Path(__file__).parents[2]

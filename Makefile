@@ -14,8 +14,9 @@ export MUJOCO_GL ?= egl
 # Threads that wait by sleeping: with busy neighbours, spinning costs many times the work itself.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-# A process a core; the tests of one file stay together, since they share what is dear to make.
-PYTEST_ARGS ?= --numprocesses auto --dist loadfile
+# A process a core; the tests of one file stay together, since they share what is dear to make. The
+# file with the longest test comes first, so that nobody waits for it alone in the end.
+PYTEST_ARGS ?= --numprocesses auto --dist loadfile --no-loadscope-reorder tests/test_readme.py tests
 
 STAMP = $(if $(INSTALLED),,$(VENV)/.installed)
 

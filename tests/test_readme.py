@@ -117,6 +117,15 @@ def estimate(printed: str, beginning: str) -> list[str]:
     return [f"{float(x):.2f}" for x in found]
 
 
+def assert_in_tables(page: str, beginning: str, end: str) -> None:
+    """Every figure with decimals in a part of a page's discussion stands outside of it, too."""
+    before, rest = page.split("<!-- discussion -->")
+    after = rest.split("<!-- end -->")[1]
+    part = page.split(beginning)[1].split(end)[0]
+    found, known = (re.findall(r"-?\d+\.\d+", text) for text in (part, before + after))
+    assert len(found) > 15 and set(found) <= set(known), set(found) - set(known)
+
+
 def test_figures_of_the_discussion_are_what_its_code_prints(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,12 +189,8 @@ def test_figures_of_the_longer_study_are_what_its_code_prints(
     early = estimate(printed, "2000 joint_surgery held-out error")
     assert "after 2,000 steps it was {} times ({} to {}).".format(*early) in text
     page = (REPOSITORY / "docs/longer/results.md").read_text(encoding="utf-8")
-    before, rest = page.split("<!-- discussion -->")
-    said, after = rest.split("<!-- end -->")
-    said = said.split("**What is seen on `lift_mixed`:**")[1].split("**What is seen on")[0]
-    found = re.findall(r"-?\d+\.\d+", said)
-    known = set(re.findall(r"-?\d+\.\d+", before + after))
-    assert len(found) > 15 and set(found) <= known, set(found) - known
+    beginning, end = "**What is seen on `lift_mixed`:**", "**What is seen on `play_lift`:**"
+    assert_in_tables(page, beginning, end)
     for arm, its in (("joint_surgery", "joint"), ("critic_hl", "critic")):
         compared, steps = re.findall(rf"\n\| `{arm}` \| `{its}` \|(.*)", page)
         values, success = compared.split(" | "), steps.split(" | ")
@@ -399,12 +404,7 @@ def test_figures_of_resnet18_are_those_of_its_page() -> None:
     assert f"behind after 500 ({early['joint']:.0f} against {early['vae']:.0f} of 100)" in block
     # Every figure with decimals of the page's discussion stands in its tables.
     page = (REPOSITORY / "docs/resnet18/results.md").read_text(encoding="utf-8")
-    before, rest = page.split("<!-- discussion -->")
-    text, after = rest.split("<!-- end -->")
-    known = set(re.findall(r"\d+\.\d+", before + after))
-    text = text.split("Trained and played on python")[0]
-    found = re.findall(r"\d+\.\d+", text)
-    assert len(found) > 15 and set(found) <= known, set(found) - known
+    assert_in_tables(page, "<!-- discussion -->", "Trained and played on python")
 
 
 def test_nothing_is_left_to_fill_in() -> None:

@@ -222,6 +222,7 @@ class Run:
         self.executor.submit(
             executors.Command(job.name, tuple(words), folder / jobs.LOG, environment)
         )
+        self._note()
 
     def _on_gpu(self) -> bool:
         if self.options.ray is not None:
@@ -245,6 +246,9 @@ class Run:
 
     def _show(self, line: str) -> None:
         print(line, flush=True)
+        self._note()
+
+    def _note(self) -> None:
         try:
             self.progress.write(self.running, self.failed, self.executor.slots())
         except OSError as error:  # a full disk, say: no reason to end jobs that run

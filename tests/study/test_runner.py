@@ -39,6 +39,7 @@ class Pretended(executors.Executor):
         self.started: list[str] = []
         self.running: list[executors.Command] = []
         self.most = 0
+        self.noted: list[list[str]] = []  # what progress.json says runs, whenever we wait
 
     def slots(self) -> int:
         return self.count
@@ -49,6 +50,9 @@ class Pretended(executors.Executor):
         self.most = max(self.most, len(self.running))
 
     def wait(self, timeout: float) -> executors.Ended | None:
+        status = self.out / progress.FILE
+        if status.exists():
+            self.noted.append(json.loads(status.read_text())["running"])
         command = self.running.pop(0)
         if self.failures.get(command.name, 0) > 0:
             self.failures[command.name] -= 1
@@ -85,7 +89,9 @@ def test_jobs_run_in_the_order_of_the_plan_and_never_too_many(
     executor = Pretended(tmp_path)
     code, _ = run(every, executor)
     assert code == 0 and executor.most == 2
-    assert executor.started == [job.name for job in every]
+    names = [job.name for job in every]
+    assert executor.started == names
+    assert executor.noted == [sorted(names[i : i + 2]) for i in range(4)]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "4 jobs, 0 of them done; up to 2 at the same time"
     assert lines[1] == (

@@ -81,12 +81,15 @@ def _of_batch(
     return torch.stack(columns, dim=1)
 
 
-def of_checkpoints(checkpoints: list[Path], dataset: Path) -> list[ActorShift]:
+def of_checkpoints(
+    checkpoints: list[Path], dataset: Path, device: str | None = None
+) -> list[ActorShift]:
     """Measure one checkpoint after the other.
 
     Args:
         checkpoints: of LAPO.
         dataset: with demonstrations in mask/valid.
+        device: torch device name; None takes the GPU if a checkpoint's config asks for one.
 
     Returns:
         As many as checkpoints.
@@ -94,7 +97,7 @@ def of_checkpoints(checkpoints: list[Path], dataset: Path) -> list[ActorShift]:
     Raises:
         CheckpointError, DatasetError: as `inspection.models`.
     """
-    models = inspection.models(checkpoints, dataset, only=ALGO_NAME)
+    models = inspection.models(checkpoints, dataset, only=ALGO_NAME, device=device)
     return [of_model(algo, held_out) for algo, (held_out,) in models]
 
 

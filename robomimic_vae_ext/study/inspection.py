@@ -18,6 +18,7 @@ def models(
     only: str = "",
     most: int | None = None,
     check: Callable[[Path, Any], None] = lambda path, algo: None,
+    device: str | None = None,
 ) -> Iterator[tuple[Any, list[measure.HeldOut]]]:
     """Load one checkpoint after the other; the dataset is read once for all with the same keys.
 
@@ -29,6 +30,7 @@ def models(
         most: demonstrations of each mask, evenly spaced; None: all.
         check: raises a CheckpointError for an algorithm that cannot be asked, before the dataset
             is read.
+        device: torch device name; None takes the GPU if a checkpoint's config asks for one.
 
     Returns:
         The algorithm in eval mode, and the demonstrations of every mask.
@@ -46,7 +48,7 @@ def models(
                 f"{path} is of '{checkpoint['algo_name']}'", f"a checkpoint of {only}",
                 "Leave it out.",
             )  # fmt: skip
-        algo = measure.load_policy(checkpoint)
+        algo = measure.load_policy(checkpoint, device)
         if algo.frame_stack > 1:
             raise CheckpointError(
                 f"{path} stacks {algo.frame_stack} frames",

@@ -5,8 +5,6 @@ Works for every robomimic algorithm; one without a critic has no values.
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +12,13 @@ from typing import Any, Final
 
 import numpy as np
 import robomimic.algo as robomimic_algo
-import robomimic.utils.file_utils as file_utils
 import robomimic.utils.obs_utils as obs_utils
-import robomimic.utils.torch_utils as torch_utils
 import torch
 from torch import Tensor
 
 from robomimic_vae_ext.data import reading
 from robomimic_vae_ext.errors import DatasetError
+from robomimic_vae_ext.rollout import episodes
 from robomimic_vae_ext.study import statistics
 
 BATCH: Final = 128  # observations evaluated at once; bounds the memory
@@ -165,12 +162,17 @@ def value_function(algo: Any) -> Values | None:
     return values
 
 
-def load_policy(checkpoint: dict[str, Any]) -> Any:
-    """The algorithm of a checkpoint in eval mode, on the device that its config asks for."""
-    config, _ = file_utils.config_from_checkpoint(ckpt_dict=checkpoint)
-    device = torch_utils.get_torch_device(try_to_use_cuda=config.train.cuda)
-    with contextlib.redirect_stdout(io.StringIO()):
-        policy, _ = file_utils.policy_from_checkpoint(ckpt_dict=checkpoint, device=device)
+def load_policy(checkpoint: dict[str, Any], device: str | None = None) -> Any:
+    """The algorithm of a checkpoint in eval mode.
+
+    Args:
+        checkpoint: from `episodes.load_checkpoint`.
+        device: torch device name; None takes the GPU if the checkpoint's config asks for one.
+
+    Raises:
+        CheckpointError: as `episodes.load_policy`.
+    """
+    policy = episodes.load_policy(checkpoint, device)
     policy.start_episode()
     return policy.policy
 

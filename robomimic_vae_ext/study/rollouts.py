@@ -55,6 +55,7 @@ class Player:
         discount: of the returns; None where the algorithm has none.
         before: player of another checkpoint of the same run, whose environment is taken over: to
             make one takes seconds and a gigabyte, and no episode depends on those before it.
+        device: torch device name; None takes the GPU if the checkpoint's config asks for one.
     """
 
     def __init__(
@@ -63,9 +64,10 @@ class Player:
         horizon: int,
         discount: float | None,
         before: Player | None = None,
+        device: str | None = None,
     ) -> None:
         env = before.runner.env if before is not None else None
-        self.runner: episodes.Runner = episodes.Runner(checkpoint, horizon, env=env)
+        self.runner: episodes.Runner = episodes.Runner(checkpoint, horizon, device, env=env)
         self.recorder = ValueRecorder(self.runner.policy.policy)
         self.discount = discount
         self.env = episodes.base_env(self.runner.env)

@@ -49,7 +49,7 @@ def run_job(folder: Path, cuda: bool = False) -> dict[str, Any]:
 
     Args:
         folder: holds job.json.
-        cuda: train on a GPU.
+        cuda: train, measure and play on a GPU.
 
     Returns:
         The result, as it stands in result.json.
@@ -70,14 +70,15 @@ def run_job(folder: Path, cuda: bool = False) -> dict[str, Any]:
                 )
             torch.set_num_threads(job.threads)
             device = torch.device("cuda" if cuda else "cpu")
-            train = _stage(folder / "train.json", lambda: _train(job, folder, device), device)
-            measured = _stage(folder / "measure.json", lambda: _measure(job, folder), device)
-            rollouts = _stage(folder / "rollouts.json", lambda: _roll_out(job, folder), device)
+            of = (job, folder, device)
+            train = _stage(folder / "train.json", lambda: _train(*of), device)
+            measured = _stage(folder / "measure.json", lambda: _measure(*of), device)
+            rollouts = _stage(folder / "rollouts.json", lambda: _roll_out(*of), device)
             stages = [train, measured, rollouts]
             result = _result(job, folder, *stages)
             if job.evaluation.zero_latent_episodes and result["algo"] == ALGO_NAME:
                 path = folder / "zero_latent.json"
-                zero = _stage(path, lambda: _zero_latent(job, folder), device)
+                zero = _stage(path, lambda: _zero_latent(*of), device)
                 stages.append(zero)
                 result["seconds"]["zero_latent"] = zero["seconds"]
                 notes = ("seconds", "made")
@@ -198,14 +199,14 @@ def _training_seconds(folder: Path) -> float:
 # ---- measure, roll out, roll out with z = 0 ----
 
 
-def _measure(job: Job, folder: Path) -> dict[str, Any]:
+def _measure(job: Job, folder: Path, device: torch.device) -> dict[str, Any]:
     """Held-out values of every checkpoint; empty columns for an algorithm without a critic."""
     from robomimic_vae_ext.rollout import episodes
     from robomimic_vae_ext.study import measure, metrics
 
     held_out, curve = None, []
     for step, path in checkpoints(job, folder).items():
-        algo = measure.load_policy(episodes.load_checkpoint(path))
+        algo = measure.load_policy(episodes.load_checkpoint(path), device.type)
         if measure.value_function(algo) is None:
             columns = ("critic_error", "auc", "q_mean", "q_std", "correlation")
             curve.append({"step": step} | dict.fromkeys(columns))
@@ -222,7 +223,7 @@ def _measure(job: Job, folder: Path) -> dict[str, Any]:
     return {"curve": curve, "action_error": errors.values[-1] if errors else None}
 
 
-def _roll_out(job: Job, folder: Path) -> dict[str, Any]:
+def _roll_out(job: Job, folder: Path, device: torch.device) -> dict[str, Any]:
     """Success, values and returns in the episodes of the last checkpoints."""
     from robomimic_vae_ext.study import rollouts
 
@@ -231,7 +232,7 @@ def _roll_out(job: Job, folder: Path) -> dict[str, Any]:
         step: plan.final_episodes if step == job.steps else plan.earlier_episodes
         for step in job.rollout_steps
     }
-    records = _play_missing(job, folder, EPISODES, counts)
+    records = _play_missing(job, folder, device, EPISODES, counts)
     final = [record for record in records if record["step"] == job.steps]
     return {
         "seconds": sum(record["seconds"] for record in records),
@@ -243,17 +244,17 @@ def _roll_out(job: Job, folder: Path) -> dict[str, Any]:
     }
 
 
-def _zero_latent(job: Job, folder: Path) -> dict[str, Any]:
+def _zero_latent(job: Job, folder: Path, device: torch.device) -> dict[str, Any]:
     """What the last checkpoint does with z = 0 in the episodes, and where its actor moves z."""
     from robomimic_vae_ext.study import actor_shift
 
     counts = {job.steps: job.evaluation.zero_latent_episodes}
     settings = {"algo.actor.rollout_latent": "zero"}
-    records = _play_missing(job, folder, ZERO_LATENT_FILE, counts, settings)
+    records = _play_missing(job, folder, device, ZERO_LATENT_FILE, counts, settings)
     records.sort(key=lambda record: record["index"])
     begin = time.perf_counter()
     data = (folder / job.dataset).resolve()
-    (shift,) = actor_shift.of_checkpoints([last_checkpoint(folder)], data)
+    (shift,) = actor_shift.of_checkpoints([last_checkpoint(folder)], data, device.type)
     looked = time.perf_counter() - begin
     return {
         "seconds": sum(record["seconds"] for record in records) + looked,
@@ -265,6 +266,7 @@ def _zero_latent(job: Job, folder: Path) -> dict[str, Any]:
 def _play_missing(
     job: Job,
     folder: Path,
+    device: torch.device,
     name: str,
     counts: Mapping[int, int],
     settings: Mapping[str, Any] | None = None,
@@ -274,6 +276,7 @@ def _play_missing(
     Args:
         job: the job.
         folder: its folder.
+        device: of the policy.
         name: of the file.
         counts: gradient steps of a checkpoint to how many episodes it plays.
         settings: other values for the checkpoints' config.
@@ -296,7 +299,7 @@ def _play_missing(
         path_of = checkpoints(job, folder)
         checkpoint = apply(episodes.load_checkpoint(path_of[step]), settings or {})
         discount = json.loads(checkpoint["config"])["algo"].get("discount")
-        player = rollouts.Player(checkpoint, job.horizon, discount, before=player)
+        player = rollouts.Player(checkpoint, job.horizon, discount, player, device.type)
         for index in missing:
             begin = time.perf_counter()
             record = {"step": step} | player.play(index, job.evaluation.seed)

@@ -156,7 +156,7 @@ def test_a_policy_that_sees_more_than_is_stored_is_one_sentence(
     checkpoint = episodes.load_checkpoint(trained_checkpoint)
     normalised = checkpoint | {"obs_normalization_stats": {"object": {"mean": 1.0}}}
     algo = measure.load_policy(checkpoint)
-    monkeypatch.setattr(measure, "load_policy", lambda checkpoint: algo)
+    monkeypatch.setattr(measure, "load_policy", lambda *_: algo)
     monkeypatch.setattr(episodes, "load_checkpoint", lambda path: normalised)
     with pytest.raises(CheckpointError, match="normalises its observations"):
         actor_shift.of_checkpoints([trained_checkpoint], dataset)

@@ -114,7 +114,7 @@ def test_what_was_trained_on_is_not_called_held_out(
     algo = measure.load_policy(episodes.load_checkpoint(trained_checkpoint))
     with algo.global_config.unlocked():
         algo.global_config.train.hdf5_filter_key = key
-    monkeypatch.setattr(measure, "load_policy", lambda checkpoint: algo)
+    monkeypatch.setattr(measure, "load_policy", lambda *_: algo)
     with pytest.raises(CheckpointError, match=message):
         critic_errors.of_checkpoints([trained_checkpoint], dataset)
 

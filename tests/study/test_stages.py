@@ -18,6 +18,7 @@ import torch
 
 from robomimic_vae_ext import compat, files, provenance
 from robomimic_vae_ext.errors import CheckpointError, ConfigError, DatasetError
+from robomimic_vae_ext.rollout import episodes
 from robomimic_vae_ext.study import jobs, plan, rollouts, stages
 from robomimic_vae_ext.study.protocol import (
     Arm,
@@ -81,7 +82,19 @@ def finished(make_job: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a LAPO job that nobody interrupted."""
     folder: Path = make_job(tmp_path_factory.mktemp("undisturbed"), "lapo")
     threads = torch.get_num_threads()
-    stages.run_job(folder)
+    devices: list[str | None] = []
+    own = episodes.policy_device
+
+    def spy(checkpoint: dict[str, Any], device: str | None) -> torch.device:
+        devices.append(device)
+        return own(checkpoint, device)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(episodes, "policy_device", spy)
+        stages.run_job(folder)
+    # Not what the checkpoints ask for, which may be of another sitting: 3 are measured, 2 played,
+    # and the last one with z = 0, too.
+    assert devices == ["cpu"] * (3 + 2 + 2)
     torch.set_num_threads(threads)
     return folder
 

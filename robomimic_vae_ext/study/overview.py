@@ -31,7 +31,8 @@ SPEED: Final = "speed_up"  # the measure that is told from checkpoints, and may 
 LEFT, RIGHT = 0.85, 1.15  # around an axis's smallest and largest value, as factors
 TICKS: Final = 6
 WIDE: Final = 150  # largest over smallest value of an axis, from which on ticks are fewer
-TITLE: Final = 30  # letters in a line of a panel's title
+TITLE: Final = 34  # letters in a line of a panel's title
+COLUMNS: Final = 2  # of panels
 COLOURS: Final = {"yes": "#009E73", "open": "#0072B2", "no": "#D55E00"}  # of Okabe and Ito
 MEANING: Final = {
     "yes": "the claim holds", "open": "open: interval on both sides, or none", "no": "it does not",
@@ -214,11 +215,12 @@ def draw(parts: Sequence[Part], path: Path) -> None:
         path: PNG or PDF file.
     """
     lines = [(part, arm) for part in parts for arm in (None, *part.arms)]
+    rows = -(-len(claims.CLAIMS) // COLUMNS)
     figure, axes = plt.subplots(
-        1, len(claims.CLAIMS), sharey=True, layout="constrained",
-        figsize=(3.1 * len(claims.CLAIMS) + 1.4, 1.5 + 0.27 * len(lines)),
+        rows, COLUMNS, sharey=True, squeeze=False, layout="constrained",
+        figsize=(3.2 * COLUMNS + 2.0, (1.2 + 0.24 * len(lines)) * rows + 0.7),
     )  # fmt: skip
-    for axis, claim in zip(axes, claims.CLAIMS, strict=True):
+    for axis, claim in zip(axes.flat, claims.CLAIMS, strict=True):
         found = {
             y: (part, arm, claim.estimate(part.summary, part.task, arm))
             for y, (part, arm) in enumerate(lines)
@@ -227,10 +229,11 @@ def draw(parts: Sequence[Part], path: Path) -> None:
         _scale(axis, claim, found.values())
         for y, (part, arm, estimate) in found.items():
             _line(axis, y, claim, part, arm, estimate)
-    axes[0].set_yticks(range(len(lines)), [name or part.title for part, name in lines])
-    axes[0].set_ylim(len(lines) - 0.4, -0.6)
-    for label, (_, name) in zip(axes[0].get_yticklabels(), lines, strict=True):
-        label.set_fontweight("normal" if name else "bold")
+    for first in axes[:, 0]:
+        first.set_yticks(range(len(lines)), [name or part.title for part, name in lines])
+        first.set_ylim(len(lines) - 0.4, -0.6)
+        for label, (_, name) in zip(first.get_yticklabels(), lines, strict=True):
+            label.set_fontweight("normal" if name else "bold")
     figure.legend(
         handles=[
             *(Line2D([], [], label=MEANING[verdict], **_look(verdict)) for verdict in COLOURS),
@@ -238,7 +241,7 @@ def draw(parts: Sequence[Part], path: Path) -> None:
             Line2D([], [], label="1: as the reference", **ONE),
             Line2D([], [], label="most that was possible", **MOST),
         ],
-        loc="outside lower center", ncols=len(COLOURS) + 3, frameon=False, fontsize=9,
+        loc="outside lower center", ncols=3, frameon=False,
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=study_plots.DPI)
@@ -252,7 +255,8 @@ def _line(
     unasked = part.unasked(claim, arm)
     if unasked or found is None:
         axis.annotate(unasked or claims.NOT_MEASURED, (0.02, y), va="center", color="0.4",
-                      xycoords=("axes fraction", "data"), fontsize=8)  # fmt: skip
+                      xycoords=("axes fraction", "data"),
+                      bbox={"color": "white", "pad": 1})  # fmt: skip
         return
     if math.isnan(found.value):
         axis.annotate(formatting.NOTHING, (1, y), va="center", ha="center", color="0.4")
@@ -307,5 +311,5 @@ def _scale(
     axis.grid(True, axis="x", alpha=0.3)
     what = claim.text.split(" times ", 1)[1]
     title = f"claimed: at {'least' if claim.at_least else 'most'} {claim.bound:g} times {what}"
-    axis.set_title(textwrap.fill(title, TITLE, break_on_hyphens=False), fontsize=10)
-    axis.set_xlabel("measured, times the reference's", fontsize=9)
+    axis.set_title(textwrap.fill(title, TITLE, break_on_hyphens=False))
+    axis.set_xlabel("measured, times the reference's")

@@ -21,6 +21,7 @@ from robomimic_vae_ext.data.collect import collect
 from robomimic_vae_ext.data.schema import make_masks
 from robomimic_vae_ext.data.validate import validate_dataset
 from robomimic_vae_ext.errors import DatasetError, SimulationError
+from tests.conftest import run_script
 from tests.data.conftest import SCRIPTS, assert_same_content
 
 pytestmark = pytest.mark.simulator
@@ -235,8 +236,7 @@ def test_one_episode_is_for_training() -> None:
 
 
 def test_script_reports_bad_input_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPTS / "collect_dataset.py"), "--out", str(tmp_path / "x")]
-    done = subprocess.run([*command, "--env", "Door"], capture_output=True, text=True, check=False)
+    done = run_script("collect_dataset.py", "--out", tmp_path / "x", "--env", "Door")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("collect_dataset.py: environment 'Door'")
     assert list(tmp_path.iterdir()) == []

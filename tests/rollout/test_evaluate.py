@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -16,7 +14,7 @@ import torch
 from robomimic_vae_ext.errors import CheckpointError, ConfigError, SimulationError
 from robomimic_vae_ext.rollout import episodes, settings
 from robomimic_vae_ext.rollout.evaluate import Evaluation, evaluate, wilson_interval
-from tests.conftest import REPOSITORY
+from tests.conftest import run_script
 
 
 def test_wilson_interval_of_known_cases() -> None:
@@ -82,11 +80,7 @@ def test_a_device_that_is_not_there_is_one_sentence() -> None:
 
 
 def test_the_script_exits_with_2_and_one_line(tmp_path: Path) -> None:
-    script = REPOSITORY / "scripts" / "evaluate.py"
-    result = subprocess.run(
-        [sys.executable, str(script), "--agent", str(tmp_path / "none.pth"), "--n", "1"],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    result = run_script("evaluate.py", "--agent", tmp_path / "none.pth", "--n", 1)
     assert result.returncode == 2
     assert [line for line in result.stderr.splitlines() if line.startswith("evaluate.py:")]
     assert "Traceback" not in result.stderr
@@ -218,13 +212,9 @@ def test_the_seed_sets_the_initial_state(trained_checkpoint: Path) -> None:
 
 @pytest.mark.simulator
 def test_json_holds_every_episode(trained_checkpoint: Path, tmp_path: Path) -> None:
-    script = REPOSITORY / "scripts" / "evaluate.py"
     out = tmp_path / "result.json"
-    result = subprocess.run(
-        [sys.executable, str(script), "--agent", str(trained_checkpoint), "--n", "2",
-         "--horizon", "5", "--json", str(out)],
-        capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
+    words = ("--agent", trained_checkpoint, "--n", 2, "--horizon", 5, "--json", out)
+    result = run_script("evaluate.py", *words)
     assert result.returncode == 0, result.stderr
     summary = json.loads(out.read_text())
     assert [episode["index"] for episode in summary["episodes"]] == [0, 1]

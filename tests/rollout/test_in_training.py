@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import imageio
 import pytest
 
@@ -23,8 +25,13 @@ EPISODES, HORIZON, SKIP = 3, 10, 5
 
 @pytest.fixture(scope="module")
 def low_dim_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of shaped rewards in rollouts."""
     path = tmp_path_factory.mktemp("low_dim") / "lift.hdf5"
     collect.collect(CollectSettings(EnvSpec("Lift"), "expert", 2), path)
+    with h5py.File(path, "r+") as file:
+        env_args = json.loads(file["data"].attrs["env_args"])
+        env_args["env_kwargs"]["reward_shaping"] = True
+        file["data"].attrs["env_args"] = json.dumps(env_args)
     return path
 
 
@@ -65,12 +72,25 @@ def frames(folder: Path) -> list[int]:
     return [sum(1 for _ in imageio.get_reader(video)) for video in videos]
 
 
+@pytest.fixture(scope="module")
+def with_two_workers(low_dim_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The run of an algorithm; nobody changes it."""
+    folder = tmp_path_factory.mktemp("two")
+
+    @functools.cache
+    def train(name: str) -> Path:
+        return run(folder / name, low_dim_dataset, name, num_workers=2)
+
+    return train
+
+
 @pytest.mark.slow
 @pytest.mark.simulator
 @pytest.mark.parametrize("name", ["lapo", "bc"])
-def test_workers_log_what_stock_logs(low_dim_dataset: Path, tmp_path: Path, name: str) -> None:
-    stock = run(tmp_path / "stock", low_dim_dataset, name)
-    two = run(tmp_path / "two", low_dim_dataset, name, num_workers=2)
+def test_workers_log_what_stock_logs(
+    low_dim_dataset: Path, with_two_workers: Any, tmp_path: Path, name: str
+) -> None:
+    stock, two = run(tmp_path / "stock", low_dim_dataset, name), with_two_workers(name)
     expected, found = rollout_series(stock), rollout_series(two)
     assert set(found) == set(expected) and len(expected) > 5
     for tag, series in expected.items():
@@ -87,19 +107,13 @@ def test_workers_log_what_stock_logs(low_dim_dataset: Path, tmp_path: Path, name
 
 @pytest.mark.slow
 @pytest.mark.simulator
-def test_one_and_two_workers_log_the_same(low_dim_dataset: Path, tmp_path: Path) -> None:
-    """With shaped rewards, whose sums tell where the robot has been."""
-    shaped = tmp_path / "shaped.hdf5"
-    shaped.write_bytes(low_dim_dataset.read_bytes())
-    import h5py
-
-    with h5py.File(shaped, "r+") as file:
-        env_args = json.loads(file["data"].attrs["env_args"])
-        env_args["env_kwargs"]["reward_shaping"] = True
-        file["data"].attrs["env_args"] = json.dumps(env_args)
+def test_one_and_two_workers_log_the_same(
+    low_dim_dataset: Path, with_two_workers: Any, tmp_path: Path
+) -> None:
+    """Rewards are shaped, so their sums tell where the robot has been."""
+    one = run(tmp_path / "one", low_dim_dataset, "lapo", num_workers=1)
     returns = {}
-    for count in (1, 2):
-        folder = run(tmp_path / str(count), shaped, "lapo", num_workers=count)
+    for count, folder in ((1, one), (2, with_two_workers("lapo"))):
         returns[count] = {
             tag: series.values
             for tag, series in rollout_series(folder).items()

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import csv
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import h5py
 import numpy as np
@@ -19,7 +16,7 @@ from torch import Tensor
 from robomimic_vae_ext.errors import CheckpointError, DatasetError
 from robomimic_vae_ext.rollout import episodes
 from robomimic_vae_ext.study import actor_shift, measure
-from tests.conftest import CAMERAS, REPOSITORY
+from tests.conftest import CAMERAS, run_script
 
 
 class Known:
@@ -89,7 +86,8 @@ def test_the_script_prints_and_writes_one_line_a_checkpoint(
 ) -> None:
     written = tmp_path / "made" / "actor.csv"
     flags = ("--csv", written)
-    result = run_script(trained_checkpoint, trained_checkpoint, dataset=dataset, flags=flags)
+    twice = (trained_checkpoint, trained_checkpoint)
+    result = run_script("inspect_actor.py", "--agent", *twice, "--dataset", dataset, *flags)
     assert result.returncode == 0, result.stderr
     lines = [line for line in result.stdout.splitlines() if line.startswith("|")]
     assert len(lines) == 4 and lines[2] == lines[3]
@@ -108,7 +106,8 @@ def test_other_algorithms_are_one_sentence(
     with pytest.raises(CheckpointError, match="is of 'bc'"):
         actor_shift.of_checkpoints([tmp_path / "model.pth"], dataset)
     monkeypatch.undo()
-    result = run_script(tmp_path / "none.pth", dataset=dataset)
+    words = ("--agent", tmp_path / "none.pth", "--dataset", dataset)
+    result = run_script("inspect_actor.py", *words)
     assert result.returncode == 2 and "inspect_actor.py: there is no file" in result.stderr
 
 
@@ -164,9 +163,3 @@ def test_a_policy_that_sees_more_than_is_stored_is_one_sentence(
     monkeypatch.setattr(algo, "goal_shapes", {"object": [3]})
     with pytest.raises(CheckpointError, match="has goals"):
         actor_shift.of_checkpoints([trained_checkpoint], dataset)
-
-
-def run_script(*checkpoints: Path, dataset: Path, flags: tuple[Any, ...] = ()) -> Any:
-    script = REPOSITORY / "scripts" / "inspect_actor.py"
-    words = [sys.executable, script, "--agent", *checkpoints, "--dataset", dataset, *flags]
-    return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=240)

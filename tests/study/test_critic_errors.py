@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import csv
 import shutil
-import subprocess
-import sys
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +13,7 @@ import pytest
 from robomimic_vae_ext.errors import CheckpointError, DatasetError
 from robomimic_vae_ext.rollout import episodes
 from robomimic_vae_ext.study import critic_errors, measure
-from tests.conftest import CAMERAS, REPOSITORY, damage
+from tests.conftest import CAMERAS, damage, run_script
 
 
 def demonstrations(*rewards: list[float]) -> measure.HeldOut:
@@ -64,17 +61,12 @@ def test_fewer_demonstrations_are_evenly_spaced(trained_checkpoint: Path, datase
     assert few.error != all_of_them.error
 
 
-def run_script(*words: Any) -> Any:
-    script = REPOSITORY / "scripts" / "inspect_critic.py"
-    command = list(map(str, (sys.executable, script, *words)))
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
-
-
 def test_the_script_prints_and_writes_a_line_for_each_mask(
     trained_checkpoint: Path, dataset: Path, tmp_path: Path
 ) -> None:
     written = tmp_path / "made" / "critic.csv"
-    result = run_script("--agent", trained_checkpoint, "--dataset", dataset, "--csv", written)
+    words = ("--agent", trained_checkpoint, "--dataset", dataset, "--csv", written)
+    result = run_script("inspect_critic.py", *words)
     assert result.returncode == 0, result.stderr
     lines = [line for line in result.stdout.splitlines() if line.startswith("|")]
     assert [line.split(" | ")[1] for line in lines[2:]] == ["train", "valid"]
@@ -95,9 +87,10 @@ def test_an_algorithm_without_q_is_one_sentence(
         patch.setattr(measure, "value_function", lambda algo: None)
         with pytest.raises(CheckpointError, match="is of 'lapo'; expected an algorithm with a"):
             critic_errors.of_checkpoints([trained_checkpoint], dataset / "never read")
-    result = run_script("--agent", "none.pth", "--dataset", dataset)
+    words = ("--dataset", dataset, "--agent")
+    result = run_script("inspect_critic.py", *words, "none.pth")
     assert result.returncode == 2 and "inspect_critic.py: there is no file" in result.stderr
-    result = run_script("--agent", trained_checkpoint, "--dataset", dataset, "--most", 0)
+    result = run_script("inspect_critic.py", *words, trained_checkpoint, "--most", 0)
     assert result.returncode == 2 and "--most must be at least 1" in result.stderr
 
 

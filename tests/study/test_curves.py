@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from robomimic_vae_ext.errors import DatasetError
 from robomimic_vae_ext.study import metrics, plots
-from tests.conftest import REPOSITORY
+from tests.conftest import run_script
 
 
 def write_run(folder: Path, scale: float = 1.0) -> Path:
@@ -71,16 +69,10 @@ def test_every_run_is_in_the_legend(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_script_names_runs_after_their_experiment(tmp_path: Path) -> None:
     runs = [str(write_run(tmp_path / name / "1")) for name in ("old", "new")]
-    script = str(REPOSITORY / "scripts" / "plot_training.py")
-
-    def plot(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, script, *words], capture_output=True, text=True, timeout=120
-        )
-
-    done = plot("--run", *runs, "--out", str(tmp_path / "c.png"))
+    done = run_script("plot_training.py", "--run", *runs, "--out", tmp_path / "c.png")
     assert done.returncode == 0 and (tmp_path / "c.png").exists(), done.stderr
-    twice = plot("--run", runs[0], runs[0], "--out", str(tmp_path / "d.png"))
+    again = ("--out", tmp_path / "d.png", "--run", runs[0], runs[0])
+    twice = run_script("plot_training.py", *again)
     assert twice.returncode == 2 and "different name" in twice.stderr
-    missing = plot("--run", str(tmp_path / "none"), "--out", str(tmp_path / "d.png"))
+    missing = run_script("plot_training.py", *again[:3], tmp_path / "none")
     assert missing.returncode == 2 and missing.stderr.count("\n") == 1

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import pytest
 from robomimic_vae_ext.errors import DatasetError
 from robomimic_vae_ext.study import two_runs
 from robomimic_vae_ext.study.metrics import Series
-from tests.conftest import REPOSITORY
+from tests.conftest import run_script
 
 EPOCHS = np.arange(1, 61)
 
@@ -217,10 +215,7 @@ def test_the_script_prints_the_table(tmp_path: Path) -> None:
         str(write_run(tmp_path / name / "1", {"Train/critic/loss": FALLING}))
         for name in ("old", "new")
     ]
-    script = str(REPOSITORY / "scripts" / "compare.py")
-    words = [sys.executable, script, *runs, "--out", str(tmp_path / "out")]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    done = run_script("compare.py", *runs, "--out", tmp_path / "out")
     assert done.returncode == 0 and "| 1-10 | falling fast" in done.stdout, done.stderr
-    words[2] = str(tmp_path / "none")
-    wrong = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    wrong = run_script("compare.py", tmp_path / "none", runs[1], "--out", tmp_path / "out")
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from robomimic_vae_ext import files, provenance
-from robomimic_vae_ext.rollout import batching, episodes, serving, workers
+from robomimic_vae_ext.rollout import batching, episodes, restore, serving, workers
 from robomimic_vae_ext.rollout import settings as config_settings
 
 VIDEO_FPS = 20  # = control frequency of our datasets: videos run in real time
@@ -119,7 +119,7 @@ def evaluate(
     """
     episodes.use_one_thread()
     settings = settings or {}
-    checkpoint = config_settings.apply(episodes.load_checkpoint(agent), settings)
+    checkpoint = config_settings.apply(restore.load_checkpoint(agent), settings)
     runner = None
     filmed = min(video_episodes, n) if video is not None else 0
     if num_workers == 1 or filmed:
@@ -162,12 +162,10 @@ def _in_workers(
     indices: list[int],
 ) -> Iterator[episodes.Episode]:
     """Play episodes in worker processes."""
-    target = episodes.policy_device(checkpoint, setup.device)
+    target = restore.policy_device(checkpoint, setup.device)
     act = None
     if one_policy or (one_policy is None and target.type != "cpu"):
-        policy = batching.policy_in_parent(
-            episodes.load_policy(checkpoint, str(target)), one_policy
-        )
+        policy = batching.policy_in_parent(restore.load_policy(checkpoint, str(target)), one_policy)
         act = policy and policy.act
     setup = replace(setup, ask=act is not None)
     tasks = [serving.Task(index, episodes.episode_seed(seed, index)) for index in indices]

@@ -19,7 +19,7 @@ import robomimic.algo.algo as algo_module
 import robomimic.utils.obs_utils as obs_utils
 
 from robomimic_vae_ext.errors import VaeExtError
-from robomimic_vae_ext.rollout import episodes, settings
+from robomimic_vae_ext.rollout import episodes, restore, settings
 
 BEAT: Final = 0.5  # a worker with its own policy says at most this often that it lives [s]
 
@@ -178,7 +178,7 @@ def _build(setup: Setup, connection: Connection, old: episodes.Runner | None) ->
         obs_utils.initialize_obs_utils_with_config(config)
         return AskingPolicy(connection, list(config.all_obs_keys))
 
-    checkpoint = settings.apply(episodes.load_checkpoint(setup.checkpoint), setup.settings)
+    checkpoint = settings.apply(restore.load_checkpoint(setup.checkpoint), setup.settings)
     runner = episodes.Runner(
         checkpoint, setup.horizon, setup.device, setup.film,
         make_policy=ask if setup.ask else None, env=old and old.env,

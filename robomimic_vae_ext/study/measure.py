@@ -18,7 +18,7 @@ from torch import Tensor
 
 from robomimic_vae_ext.data import reading
 from robomimic_vae_ext.errors import DatasetError
-from robomimic_vae_ext.rollout import episodes
+from robomimic_vae_ext.rollout import restore
 from robomimic_vae_ext.study import statistics
 
 BATCH: Final = 128  # observations evaluated at once; bounds the memory
@@ -166,13 +166,13 @@ def load_policy(checkpoint: dict[str, Any], device: str | None = None) -> Any:
     """The algorithm of a checkpoint in eval mode.
 
     Args:
-        checkpoint: from `episodes.load_checkpoint`.
+        checkpoint: from `restore.load_checkpoint`.
         device: torch device name; None takes the GPU if the checkpoint's config asks for one.
 
     Raises:
-        CheckpointError: as `episodes.load_policy`.
+        CheckpointError: as `restore.load_policy`.
     """
-    policy = episodes.load_policy(checkpoint, device)
+    policy = restore.load_policy(checkpoint, device)
     policy.start_episode()
     return policy.policy
 

@@ -50,7 +50,7 @@ class Player:
     """Plays episodes of one checkpoint.
 
     Args:
-        checkpoint: from `episodes.load_checkpoint`.
+        checkpoint: from `restore.load_checkpoint`.
         horizon: steps after which an episode has failed.
         discount: of the returns; None where the algorithm has none.
         before: player of another checkpoint of the same run, whose environment is taken over: to

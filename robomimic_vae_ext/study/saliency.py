@@ -19,7 +19,7 @@ import torch
 
 from robomimic_vae_ext.data import reading
 from robomimic_vae_ext.lapo import networks
-from robomimic_vae_ext.rollout import episodes
+from robomimic_vae_ext.rollout import restore
 from robomimic_vae_ext.study import measure
 
 ENVIRONMENT: Final = "PlayLift"
@@ -196,7 +196,7 @@ def value(algo: Any, obs: Mapping[str, np.ndarray], action: np.ndarray) -> float
 
 def look(checkpoint: Path, found: Sequence[View]) -> Look | None:
     """What one model makes of some views; None where it stacks frames or lacks the camera."""
-    algo = measure.load_policy(episodes.load_checkpoint(checkpoint))
+    algo = measure.load_policy(restore.load_checkpoint(checkpoint))
     if algo.global_config.train.frame_stack > 1 or CAMERA not in algo.obs_shapes:
         return None
     algo.set_eval()

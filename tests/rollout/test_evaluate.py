@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from robomimic_vae_ext.errors import CheckpointError, ConfigError, SimulationError
-from robomimic_vae_ext.rollout import episodes, settings
+from robomimic_vae_ext.rollout import episodes, restore, settings
 from robomimic_vae_ext.rollout.evaluate import Evaluation, evaluate, wilson_interval
 from tests.conftest import run_script
 
@@ -66,17 +66,17 @@ def test_bad_checkpoints_are_one_sentence(tmp_path: Path, kind: str) -> None:
     if kind == "foreign":
         torch.save({"state_dict": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError) as caught:
-        episodes.load_checkpoint(path)
+        restore.load_checkpoint(path)
     assert str(path) in str(caught.value)
     assert "weights_only" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_device_that_is_not_there_is_one_sentence() -> None:
-    assert episodes.usable_device("cpu").type == "cpu"
+    assert restore.usable_device("cpu").type == "cpu"
     for name in ("cuda:99", "gpu"):
         with pytest.raises(CheckpointError, match=f"device '{name}' cannot be used"):
-            episodes.usable_device(name)
+            restore.usable_device(name)
 
 
 def test_the_script_exits_with_2_and_one_line(tmp_path: Path) -> None:
@@ -119,8 +119,8 @@ def test_a_setting_of_another_kind_is_refused(value: Any) -> None:
 
 
 def load_with(checkpoint: Path, key: str, value: Any) -> Any:
-    return episodes.load_policy(
-        settings.apply(episodes.load_checkpoint(checkpoint), {key: value}), "cpu"
+    return restore.load_policy(
+        settings.apply(restore.load_checkpoint(checkpoint), {key: value}), "cpu"
     ).policy
 
 
@@ -147,7 +147,7 @@ def test_settings_that_change_a_network_are_one_sentence(
 def test_environments_that_do_not_fit_are_one_sentence(
     checkpoint: Callable[[str], Path], kind: str
 ) -> None:
-    values = deepcopy(episodes.load_checkpoint(checkpoint("bc")))
+    values = deepcopy(restore.load_checkpoint(checkpoint("bc")))
     if kind == "unknown environment":
         values["env_metadata"]["env_name"] = "FooBar"
         with pytest.raises(SimulationError, match="'FooBar' of the checkpoint cannot be made"):
@@ -199,7 +199,7 @@ def test_one_and_two_workers_give_the_same_outcomes(
 
 @pytest.mark.simulator
 def test_the_seed_sets_the_initial_state(trained_checkpoint: Path) -> None:
-    runner = episodes.Runner(episodes.load_checkpoint(trained_checkpoint), 1, "cpu")
+    runner = episodes.Runner(restore.load_checkpoint(trained_checkpoint), 1, "cpu")
 
     def start(seed: int) -> Any:
         runner.play(0, seed)

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from robomimic_vae_ext.errors import CheckpointError, SimulationError
-from robomimic_vae_ext.rollout import batching, episodes, serving, workers
+from robomimic_vae_ext.rollout import batching, episodes, restore, serving, workers
 from robomimic_vae_ext.rollout.evaluate import evaluate
 from tests.conftest import REPOSITORY
 from tests.rollout.conftest import PATIENCE, UNHURRIED, make_policy
@@ -47,7 +47,7 @@ def gone(pid: int) -> bool:
 
 @pytest.fixture(scope="module")
 def undisturbed(checkpoint: Checkpoint) -> list[Outcome]:
-    runner = episodes.Runner(episodes.load_checkpoint(checkpoint("lapo")), device="cpu")
+    runner = episodes.Runner(restore.load_checkpoint(checkpoint("lapo")), device="cpu")
     played = [outcome(runner.play(task.index, task.seed)) for task in TASKS]
     assert len({reward for *_, reward in played}) == len(TASKS)
     return played
@@ -122,7 +122,7 @@ def test_one_policy_with_full_batches_is_what_it_is_alone(
     """As on a GPU, where a lone process pads its batches too."""
     policy = batching.BatchPolicy(make_policy("lapo"), rows=4)
     runner = episodes.Runner(
-        episodes.load_checkpoint(checkpoint("lapo")), make_policy=lambda config: policy
+        restore.load_checkpoint(checkpoint("lapo")), make_policy=lambda config: policy
     )
     alone = [outcome(runner.play(task.index, task.seed)) for task in TASKS]
     setup = serving.Setup(checkpoint("lapo"), device="cpu", ask=True)

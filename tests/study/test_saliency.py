@@ -178,7 +178,7 @@ def test_models_of_a_task_in_numbers_and_a_figure(
 
     model = make_model()
     model.set_eval()
-    monkeypatch.setattr(saliency.episodes, "load_checkpoint", lambda path: path)
+    monkeypatch.setattr(saliency.restore, "load_checkpoint", lambda path: path)
     monkeypatch.setattr(saliency.measure, "load_policy", lambda _: model)
     checkpoints = {("vae", 1): Path("a"), ("vae", 2): Path("b"), ("critic", 1): Path("c")}
     assert saliency.look_at(dataset, checkpoints) is None  # not PlayLift

@@ -65,6 +65,7 @@ def train(argv: list[str]) -> Path:
     Raises:
         ConfigError: unreadable config, unknown key, impossible value.
         DatasetError: a dataset that does not fit the config.
+        SimulationError: rollouts need pictures, and nothing can be rendered.
         TrainingError: stock training failed; the original exception is its cause.
     """
     args = parser().parse_args(argv)
@@ -87,8 +88,8 @@ def train(argv: list[str]) -> Path:
             rollouts=config.experiment.rollout.enabled,
         )
         _check_crops(config, dataset)
-        if config.use_goals and config.experiment.rollout.enabled:
-            _check_goals(config, dataset)
+        if config.experiment.rollout.enabled and dataset.env_args["type"] == ROBOMIMIC_ENV_TYPE:
+            _check_rollouts(config, dataset)
     with (
         _rollouts_in_workers(args, config),
         _output_dir(config, args.debug) as folder,
@@ -137,13 +138,21 @@ def _check_crops(config: Any, dataset: validate.DatasetInfo) -> None:
                 )
 
 
-def _check_goals(config: Any, dataset: validate.DatasetInfo) -> None:
-    """Refuse rollouts with goals that the environment cannot give, before an epoch is spent."""
-    if dataset.env_args["type"] != ROBOMIMIC_ENV_TYPE:
-        return
+def _check_rollouts(config: Any, dataset: validate.DatasetInfo) -> None:
+    """Refuse rollouts in robosuite that cannot be, before an epoch is spent.
+
+    Those with pictures where nothing can be rendered, and with goals that no environment gives.
+    """
     # Only now: it is a simulator, which training without rollouts does not need. Registers ours.
     from robomimic_vae_ext.data import envs
 
+    pictures = [key for name in ("rgb", "depth") for key in config.observation.modalities.obs[name]]
+    if pictures or config.experiment.render_video:
+        envs.require_rendering(
+            "train with experiment.rollout.enabled = false and evaluate elsewhere"
+        )
+    if not config.use_goals:
+        return
     own = config.experiment.env or dataset.env_args["env_name"]
     for name in (own, *(config.experiment.additional_envs or ())):
         if not envs.gives_goals(name):

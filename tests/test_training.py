@@ -13,7 +13,8 @@ import h5py
 import pytest
 
 from robomimic_vae_ext import training
-from robomimic_vae_ext.errors import ConfigError, DatasetError
+from robomimic_vae_ext.data import envs
+from robomimic_vae_ext.errors import ConfigError, DatasetError, SimulationError
 from tests.conftest import REPOSITORY, image_settings, merge, write_dataset
 
 
@@ -124,6 +125,31 @@ def test_goals_that_robosuite_cannot_give_are_refused_before_an_epoch(
         return
     goals["experiment"] = {"rollout": {"enabled": False}}
     training.train(["--config", str(write_config(config, dataset, tmp_path / "out", goals))])
+
+
+@pytest.mark.parametrize("part", ["pictures", "videos", "neither"])
+def test_nothing_is_trained_where_rollouts_cannot_be_rendered(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def refuse(otherwise: str) -> None:
+        raise SimulationError("no EGL", "EGL", f"Or {otherwise}.")
+
+    monkeypatch.setattr(envs, "require_rendering", refuse)
+    monkeypatch.setattr(training.stock, "main", lambda args: None)
+    changes: dict[str, Any] = {
+        "experiment": {"rollout": {"enabled": True}, "render_video": part == "videos"}
+    }
+    if part != "pictures":
+        changes["observation"] = {"modalities": {"obs": {"rgb": []}}}
+    flags = ["--config", str(write_config(tmp_path / "c.json", dataset, tmp_path / "out", changes))]
+    if part == "neither":
+        training.train(flags)
+        return
+    with pytest.raises(
+        SimulationError, match=r"Or train with experiment\.rollout\.enabled = false"
+    ):
+        training.train(flags)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("runs", [0, 2])

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import gc
 import os
-from contextlib import suppress
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
 from xml.etree import ElementTree
 
 from robosuite.utils.binding_utils import MjRenderContextOffscreen, MjSim
 
 from robomimic_vae_ext.errors import SimulationError
+
+_DEVICE: Final = "MUJOCO_EGL_DEVICE_ID"
 
 
 def simplify_rendering(root: ElementTree.Element) -> None:
@@ -73,15 +76,40 @@ def own_render_context(env: Any) -> None:
         OwnContext(env.sim, device_id=env.render_gpu_device_id)  # registers itself with the sim
 
 
-def require_rendering() -> None:
+@contextmanager
+def _numbered_device() -> Iterator[None]:
+    """Let robosuite render where CUDA_VISIBLE_DEVICES is empty, -1, or names GPUs by their UUID.
+
+    It takes that variable for the number of an EGL device; here it gets the first one. Only while
+    it makes the display of this process: it refuses to be imported, as by a worker, where the
+    device's number is not part of that variable.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    if all(device.isdigit() for device in visible.split(",")) or _DEVICE in os.environ:
+        yield
+        return
+    os.environ[_DEVICE] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[_DEVICE]
+
+
+def require_rendering(
+    otherwise: str = "leave the cameras out for low-dimensional data",
+) -> None:
     """Render one tiny picture, to learn now rather than in the middle of a run whether it works.
+
+    Args:
+        otherwise: what to do without a renderer, for the error.
 
     Raises:
         SimulationError: no offscreen renderer; names the setting and the package that it needs.
     """
     try:
         sim = MjSim.from_xml_string("<mujoco><worldbody><camera name='c'/></worldbody></mujoco>")
-        OwnContext(sim, device_id=-1)
+        with _numbered_device():
+            OwnContext(sim, device_id=-1)
         sim.render(width=8, height=8, camera_name="c")
         del sim
         gc.collect()  # the probe must not be found later: see OwnContext
@@ -90,6 +118,5 @@ def require_rendering() -> None:
             f"MuJoCo cannot render offscreen with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r} "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
             "a working EGL",
-            "Set MUJOCO_GL=egl and install the system package libegl1, "
-            "or leave the cameras out for low-dimensional data.",
+            f"Set MUJOCO_GL=egl and install the system package libegl1, or {otherwise}.",
         ) from error

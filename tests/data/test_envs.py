@@ -156,6 +156,16 @@ def test_unknown_camera_lists_existing_ones() -> None:
         envs.build_env(envs.EnvSpec("Lift", ("backview",)).env_args())
 
 
+@pytest.mark.parametrize("visible", ["", "-1", "GPU-9"])
+def test_gpus_that_are_hidden_or_have_names_do_not_stop_rendering(visible: str) -> None:
+    code = (
+        "import os; from robomimic_vae_ext.data import envs; envs.require_rendering(); "
+        "assert 'MUJOCO_EGL_DEVICE_ID' not in os.environ"
+    )
+    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": visible}
+    subprocess.run([sys.executable, "-c", code], env=hidden, check=True)
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_no_renderer_is_one_clear_line(tmp_path: Path, workers: str) -> None:
     command = [sys.executable, str(SCRIPTS / "collect_dataset.py"), "--cameras", "agentview"]

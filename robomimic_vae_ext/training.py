@@ -141,26 +141,26 @@ def _check_crops(config: Any, dataset: validate.DatasetInfo) -> None:
 def _check_rollouts(config: Any, dataset: validate.DatasetInfo) -> None:
     """Refuse rollouts in robosuite that cannot be, before an epoch is spent.
 
-    Those with pictures where nothing can be rendered, and with goals that no environment gives.
+    Those with goals that the environment cannot give, and with pictures where nothing renders.
     """
     # Only now: it is a simulator, which training without rollouts does not need. Registers ours.
     from robomimic_vae_ext.data import envs
 
-    pictures = [key for name in ("rgb", "depth") for key in config.observation.modalities.obs[name]]
-    if pictures or config.experiment.render_video:
-        envs.require_rendering(
-            "train with experiment.rollout.enabled = false and evaluate elsewhere"
-        )
-    if not config.use_goals:
-        return
     own = config.experiment.env or dataset.env_args["env_name"]
     for name in (own, *(config.experiment.additional_envs or ())):
-        if not envs.gives_goals(name):
+        if config.use_goals and not envs.gives_goals(name):
             raise ConfigError(
                 f"observation.modalities.goal has keys, and robosuite's {name} has no _get_goal",
                 "an environment that gives goals in rollouts",
                 "Set experiment.rollout.enabled to false, or train without goals.",
             )
+    pictures = [key for name in ("rgb", "depth") for key in config.observation.modalities.obs[name]]
+    if pictures:
+        envs.require_rendering(
+            "train with experiment.rollout.enabled = false and evaluate elsewhere"
+        )
+    elif config.experiment.render_video:
+        envs.require_rendering("set experiment.render_video = false")
 
 
 def read_config(path: str | None, algo: str | None) -> Any:

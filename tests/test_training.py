@@ -106,14 +106,14 @@ def test_pictures_that_do_not_fit_their_crop_are_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("envs", "name"),
+    ("rollout_envs", "name"),
     [({}, "Lift"), ({"env": "LiftFast"}, "LiftFast"), ({"additional_envs": ["Stack"]}, "Lift")],
 )
 def test_goals_that_robosuite_cannot_give_are_refused_before_an_epoch(
-    dataset: Path, tmp_path: Path, envs: dict[str, Any], name: str
+    dataset: Path, tmp_path: Path, rollout_envs: dict[str, Any], name: str
 ) -> None:
     goals = {
-        "experiment": {"rollout": {"enabled": True}} | envs,
+        "experiment": {"rollout": {"enabled": True}} | rollout_envs,
         "observation": {"modalities": {"goal": {"low_dim": ["robot0_eef_pos"]}}},
         "train": {"goal_mode": "last"},
     }
@@ -121,7 +121,7 @@ def test_goals_that_robosuite_cannot_give_are_refused_before_an_epoch(
     with pytest.raises(ConfigError, match=f"robosuite's {name} has no _get_goal; expected"):
         training.train(["--config", str(config)])
     assert not (tmp_path / "out").exists()
-    if envs:
+    if rollout_envs:
         return
     goals["experiment"] = {"rollout": {"enabled": False}}
     training.train(["--config", str(write_config(config, dataset, tmp_path / "out", goals))])
@@ -145,9 +145,8 @@ def test_nothing_is_trained_where_rollouts_cannot_be_rendered(
     if part == "neither":
         training.train(flags)
         return
-    with pytest.raises(
-        SimulationError, match=r"Or train with experiment\.rollout\.enabled = false"
-    ):
+    advice = {"pictures": "train with experiment.rollout", "videos": "set experiment.render_video"}
+    with pytest.raises(SimulationError, match=f"Or {advice[part]}"):
         training.train(flags)
     assert not (tmp_path / "out").exists()
 

@@ -85,7 +85,7 @@ def _numbered_device() -> Iterator[None]:
     device's number is not part of that variable.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
-    if all(device.isdigit() for device in visible.split(",")) or _DEVICE in os.environ:
+    if all(device.strip().isdigit() for device in visible.split(",")) or _DEVICE in os.environ:
         yield
         return
     os.environ[_DEVICE] = "0"

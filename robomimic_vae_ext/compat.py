@@ -66,7 +66,7 @@ def serve_in_memory_replay(train_utils: ModuleType) -> None:
     def dataset_factory(config: Any, obs_keys: Any, *args: Any, **kwargs: Any) -> Any:
         if config.algo_name != "lapo" or not config.algo.replay.enabled:
             return stock(config, obs_keys, *args, **kwargs)
-        from robomimic_vae_ext.lapo.replay import replay_from_config
+        from robomimic_vae_ext.lapo.replay_dataset import replay_from_config
 
         return replay_from_config(stock, config, obs_keys, *args, **kwargs)
 

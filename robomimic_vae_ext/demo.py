@@ -141,7 +141,7 @@ def check_dataset(path: Path, size: Size) -> None:
     Raises:
         DemoError: it is of another size, as after `--fast`, or not of the demo at all.
     """
-    from robomimic_vae_ext.data.reading import collected_as
+    from robomimic_vae_ext.data.hdf5 import collected_as
 
     wanted = {"n": size.episodes, "quality": "mixed", "seed": DATA_SEED}
     settings = collected_as(path) or {}

@@ -25,7 +25,7 @@ from robomimic_vae_ext import compat
 from robomimic_vae_ext.data import validate
 from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE
 from robomimic_vae_ext.errors import ConfigError, VaeExtError
-from robomimic_vae_ext.rollout import settings
+from robomimic_vae_ext.rollout import overrides
 
 WORKERS_KEY = "num_workers"  # in experiment.rollout
 DEBUG_FOLDER = Path("/tmp/tmp_trained_models")  # where stock train.py's --debug writes
@@ -227,7 +227,7 @@ def _take_workers(values: dict[str, Any]) -> int:
     Raises:
         ConfigError: not a number of processes.
     """
-    rollout = settings.at(values, "experiment", "rollout")
+    rollout = overrides.at(values, "experiment", "rollout")
     count = rollout.pop(WORKERS_KEY, 0) if isinstance(rollout, dict) else 0
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
         raise ConfigError(

@@ -32,7 +32,7 @@ def main() -> int:
     try:
         from robomimic_vae_ext.data.collect import collect
         from robomimic_vae_ext.data.envs import EnvSpec
-        from robomimic_vae_ext.data.episodes import CollectSettings
+        from robomimic_vae_ext.data.scripted_episode import CollectSettings
 
         spec = EnvSpec(args.env, tuple(args.cameras), args.size, args.rendering)
         settings = CollectSettings(

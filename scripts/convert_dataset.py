@@ -44,7 +44,7 @@ def main() -> int:
             f"Leave it out{', or convert in two runs' if replaying else ', or add --replay'}.",
         )
     if replaying:
-        from robomimic_vae_ext.data.replay import replay_dataset
+        from robomimic_vae_ext.data.playback import replay_dataset
 
         print(replay_dataset(**options).describe())
     else:

@@ -39,9 +39,9 @@ def main() -> int:
     if args.seed < 0:
         parser.error("--seed must not be negative")
     # Only now: --help needs neither torch nor a simulator.
-    from robomimic_vae_ext.rollout import settings
+    from robomimic_vae_ext.rollout import overrides
     from robomimic_vae_ext.rollout.evaluate import evaluate, write_json
-    from robomimic_vae_ext.rollout.workers import Patience
+    from robomimic_vae_ext.rollout.worker_pool import Patience
 
     for path in (args.json, args.video):
         if path is not None:  # what cannot be written is said before the first episode
@@ -49,7 +49,7 @@ def main() -> int:
     result = evaluate(
         args.agent, args.n, args.seed, args.horizon, args.video, args.video_episodes,
         args.workers, args.device, args.policy and args.policy == "one",
-        Patience(args.start_timeout, args.step_timeout), settings.parse(args.set),
+        Patience(args.start_timeout, args.step_timeout), overrides.parse(args.set),
     )  # fmt: skip
     try:
         if args.json is not None:

@@ -66,7 +66,7 @@ def test_the_last_lines_of_stock_train_py_arrive_in_pipes(tmp_path: Path) -> Non
         "import robomimic.utils.file_utils",
         "import robomimic_vae_ext.lapo.algo",
         "import robomimic_vae_ext.lapo.config",
-        "import robomimic_vae_ext.lapo.replay",
+        "import robomimic_vae_ext.lapo.replay_dataset",
     ],
 )
 def test_any_import_may_come_first(tmp_path: Path, first: str) -> None:

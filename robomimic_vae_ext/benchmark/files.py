@@ -11,8 +11,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from robomimic_vae_ext.audit import ACTION_DIM
 from robomimic_vae_ext.data import envs, schema
-from robomimic_vae_ext.gradient_flow.robomimic_models import ACTION_DIM
 
 
 @dataclass(frozen=True)

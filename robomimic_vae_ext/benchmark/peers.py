@@ -18,7 +18,7 @@ import robomimic.algo
 import robomimic.utils.obs_utils as obs_utils
 import torch
 
-from robomimic_vae_ext.gradient_flow import robomimic_models
+from robomimic_vae_ext import audit
 from robomimic_vae_ext.lapo.config import OWNERS
 
 OURS = tuple(f"lapo_{owner}" for owner in OWNERS)
@@ -49,7 +49,7 @@ class Setting:
     name: str
     config: Path
     batch_size: int
-    image_size: int = robomimic_models.IMAGE_SIZE
+    image_size: int = audit.IMAGE_SIZE
 
 
 @dataclass
@@ -118,7 +118,7 @@ def load_config(setting: Setting, name: str, changes: Mapping[str, Any] | None =
         AuditError: the config file cannot be read, or robomimic refuses it.
     """
     algo, _, owner = name.partition("_") if name in OURS else (name, "", "")
-    config = robomimic_models.load_config(setting.config, algo, None)
+    config = audit.load_config(setting.config, algo, None)
     with config.values_unlocked():
         config.update(CHANGES.get(name, {}))
         if owner:
@@ -150,7 +150,7 @@ def build(config: Any, shapes: Mapping[str, tuple[int, ...]], device: torch.devi
             algo_name=config.algo_name,
             config=config,
             obs_key_shapes=processed_shapes(shapes),
-            ac_dim=robomimic_models.ACTION_DIM,
+            ac_dim=audit.ACTION_DIM,
             device=device,
         )
     model.set_train()
@@ -159,7 +159,7 @@ def build(config: Any, shapes: Mapping[str, tuple[int, ...]], device: torch.devi
 
 def raw_shapes(config: Any, image_size: int) -> dict[str, tuple[int, ...]]:
     """Shapes of one frame as a dataset stores them: key to (H, W, C) or (D,)."""
-    known, other = robomimic_models.KNOWN_DIMS, robomimic_models.OTHER_DIM
+    known, other = audit.KNOWN_DIMS, audit.OTHER_DIM
     pictures = set(config.observation.modalities.obs.rgb)
     return {
         key: (image_size, image_size, 3) if key in pictures else (known.get(key, other),)
@@ -201,7 +201,7 @@ def raw_batch(shapes: Mapping[str, tuple[int, ...]], size: int, length: int) -> 
     return {
         "obs": observations(),
         "next_obs": observations(),
-        "actions": torch.rand(size, length, robomimic_models.ACTION_DIM, generator=random) * 2 - 1,
+        "actions": torch.rand(size, length, audit.ACTION_DIM, generator=random) * 2 - 1,
         "rewards": (torch.rand(size, length, generator=random) < 0.2).float(),
         "dones": (torch.rand(size, length, generator=random) < 0.1).float(),
     }

@@ -15,7 +15,7 @@ import torch
 
 from robomimic_vae_ext.benchmark import peers, timing
 from robomimic_vae_ext.data import collect, envs
-from robomimic_vae_ext.data.episodes import CollectSettings
+from robomimic_vae_ext.data.scripted_episode import CollectSettings
 from robomimic_vae_ext.rollout import evaluate
 
 

@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 from robomimic_vae_ext import files
 from robomimic_vae_ext.data import envs
-from robomimic_vae_ext.data.episodes import CollectSettings, run_episode
 from robomimic_vae_ext.data.schema import write_dataset, write_episode
+from robomimic_vae_ext.data.scripted_episode import CollectSettings, run_episode
 from robomimic_vae_ext.errors import DatasetError, SimulationError, VaeExtError
 
 LOGGER: Final = logging.getLogger(__name__)

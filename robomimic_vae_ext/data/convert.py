@@ -21,7 +21,7 @@ from robomimic_vae_ext.data.copying import (
     storage_of,
 )
 from robomimic_vae_ext.data.env_args import convert_env_args, version_of
-from robomimic_vae_ext.data.reading import (
+from robomimic_vae_ext.data.hdf5 import (
     demo_names,
     find_array,
     find_group,

@@ -10,7 +10,7 @@ from typing import Any
 
 import h5py
 
-from robomimic_vae_ext.data.reading import read_array
+from robomimic_vae_ext.data.hdf5 import read_array
 from robomimic_vae_ext.errors import DatasetError
 
 

@@ -34,7 +34,7 @@ from robosuite.environments.manipulation.stack import Stack
 from robosuite.utils.log_utils import ROBOSUITE_DEFAULT_LOGGER
 
 from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE
-from robomimic_vae_ext.data.rendering import (
+from robomimic_vae_ext.data.render import (
     own_render_context,
     require_rendering,
     simplify_rendering,

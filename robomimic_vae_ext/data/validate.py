@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE, version_of
-from robomimic_vae_ext.data.reading import (
+from robomimic_vae_ext.data.hdf5 import (
     demo_names,
     find_array,
     list_names,

@@ -9,7 +9,7 @@ from typing import Final
 import h5py
 import numpy as np
 
-from robomimic_vae_ext.data.reading import find_array, find_group, list_names, read_array
+from robomimic_vae_ext.data.hdf5 import find_array, find_group, list_names, read_array
 from robomimic_vae_ext.errors import DatasetError
 
 CONVERT: Final = "scripts/convert_dataset.py IN OUT"

@@ -67,14 +67,14 @@ def _audit(
         raise AuditError(f"--steps is {steps}", "1 or more", "Two show what a step leaves behind.")
     # robomimic prints its own banners; the report alone belongs on standard output.
     with contextlib.redirect_stdout(sys.stderr):
-        from robomimic_vae_ext.gradient_flow import robomimic_models
+        from robomimic_vae_ext import audit
 
         subject = algo or str(config_path)
         try:
-            config = robomimic_models.load_config(config_path, algo, dataset)
+            config = audit.load_config(config_path, algo, dataset)
             subject = str(config.algo_name)
-            setup = robomimic_models.build(config, use_dataset=dataset is not None)
-            tape = robomimic_models.audit(setup, steps)
+            setup = audit.build(config, use_dataset=dataset is not None)
+            tape = audit.audit(setup, steps)
         except VaeExtError:
             raise
         except Exception as error:  # exit 1 would say that the contract is broken

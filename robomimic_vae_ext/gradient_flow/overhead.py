@@ -103,7 +103,7 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            from robomimic_vae_ext.gradient_flow import robomimic_models as models
+            from robomimic_vae_ext import audit as models
 
             config = models.load_config(args.config, None, None)
             setup = models.build(config, use_dataset=False, max_batch=config.train.batch_size)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from robomimic_vae_ext import gradient_flow
 from robomimic_vae_ext.errors import OwnershipError
-from robomimic_vae_ext.lapo import contracts, gradients, heads, interface, losses, networks, speed
+from robomimic_vae_ext.lapo import gradients, heads, interface, losses, obs_encoder, owners, speed
 from robomimic_vae_ext.lapo.interface import TARGETS
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class LAPO(interface.Interface):
         config = self.algo_config
         self.frame_stack = self.global_config.train.frame_stack
         make_encoder = partial(
-            networks.ObsEncoder,
+            obs_encoder.ObsEncoder,
             groups,
             self.obs_config.encoder,
             norm=config.encoder.norm,
@@ -133,7 +133,7 @@ class LAPO(interface.Interface):
             dict(self.nets.items()),
             self.optimizers,
             self.algo_config.audit.every_n_steps,
-            gradient_flow.Contract.from_dict(contracts.contract_data(self.algo_config)),
+            gradient_flow.Contract.from_dict(owners.contract_data(self.algo_config)),
         )
 
     def _check_ownership(self) -> None:
@@ -179,7 +179,7 @@ class LAPO(interface.Interface):
         """The step itself: features once, targets once, then critic, CVAE, actor, slow copies."""
         with torch.no_grad() if validate or self.owner == "frozen" else torch.enable_grad():
             features = self._encode_for_all(batch["obs"], batch["goal_obs"])  # graph kept
-        with torch.no_grad(), networks.batch_norm_in_eval_mode(self.nets):  # encoders have them
+        with torch.no_grad(), obs_encoder.batch_norm_in_eval_mode(self.nets):  # encoders have them
             next_features = self._encode_for_all(batch["next_obs"], batch["goal_obs"])
         with torch.no_grad() if validate else torch.enable_grad():
             # V once, for the critic's loss and the advantage.
@@ -189,7 +189,7 @@ class LAPO(interface.Interface):
             info = self._update_critic_and_vae(batch, features, v_outputs, targets, validate)
             info |= self._update_actor(features, validate)
         if validate:
-            info["encoder/dead_features"] = networks.dead_share(features.critic)
+            info["encoder/dead_features"] = obs_encoder.dead_share(features.critic)
         else:
             self._update_targets()
         return info

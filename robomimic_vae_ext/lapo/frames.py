@@ -19,7 +19,7 @@ import robomimic.utils.log_utils as log_utils
 import torch
 from torch import Tensor
 
-from robomimic_vae_ext.data import reading
+from robomimic_vae_ext.data import hdf5
 from robomimic_vae_ext.errors import DatasetError
 
 logger = logging.getLogger(__name__)
@@ -183,7 +183,7 @@ def read_blocks(
 
 def _part(file: h5py.File, name: str, part: str, kind: FrameKind, length: int) -> np.ndarray:
     where = f"data/{name}/{part}/{kind.key}"
-    frames = reading.read_array(file[where], f"{file.filename}: {where}")
+    frames = hdf5.read_array(file[where], f"{file.filename}: {where}")
     # Demonstrations may differ in precision, but numbers must not become pixels.
     castable = np.can_cast(frames.dtype, kind.dtype, "same_kind")
     if frames.shape != (length, *kind.shape) or not castable:

@@ -14,8 +14,14 @@ import numpy as np
 from tqdm import tqdm
 
 from robomimic_vae_ext import files, provenance
-from robomimic_vae_ext.rollout import batching, episodes, restore, serving, workers
-from robomimic_vae_ext.rollout import settings as config_settings
+from robomimic_vae_ext.rollout import (
+    batch_policy,
+    seeded_episode,
+    stored_policy,
+    worker_pool,
+    worker_process,
+)
+from robomimic_vae_ext.rollout import overrides as config_settings
 
 VIDEO_FPS = 20  # = control frequency of our datasets: videos run in real time
 
@@ -28,7 +34,7 @@ class Evaluation:
     env_name: str
     seed: int
     horizon: int
-    episodes: tuple[episodes.Episode, ...]
+    episodes: tuple[seeded_episode.Episode, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)  # other than those of its training
 
     @property
@@ -92,23 +98,23 @@ def evaluate(
     num_workers: int = 1,
     device: str | None = None,
     one_policy: bool | None = None,
-    patience: workers.Patience | None = None,
+    patience: worker_pool.Patience | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Play `n` seeded episodes. The same seed gives the same outcomes, with any `num_workers`.
 
-    Limits torch to one thread in this process, see `episodes.use_one_thread`.
+    Limits torch to one thread in this process, see `seeded_episode.use_one_thread`.
 
     Args:
         agent: checkpoint written by robomimic, of any algorithm without goals.
         n: number of episodes.
-        seed: base seed; see `episodes.episode_seed`.
+        seed: base seed; see `seeded_episode.episode_seed`.
         horizon: steps after which an episode has failed; None takes the config's.
         video: MP4 file for the first `video_episodes` episodes.
         video_episodes: how many episodes the video shows.
         num_workers: processes.
         device: torch device name.
-        one_policy: whether one policy acts for all workers, see `batching.policy_in_parent`.
+        one_policy: whether one policy acts for all workers, see `batch_policy.policy_in_parent`.
         patience: with silent workers.
         settings: values of the config other than those of the training; see `settings.apply`.
 
@@ -117,22 +123,22 @@ def evaluate(
         ConfigError: a setting's value is none that the algorithm knows.
         SimulationError: no renderer, or an episode whose workers died or hung again and again.
     """
-    episodes.use_one_thread()
+    seeded_episode.use_one_thread()
     settings = settings or {}
-    checkpoint = config_settings.apply(restore.load_checkpoint(agent), settings)
+    checkpoint = config_settings.apply(stored_policy.load_checkpoint(agent), settings)
     runner = None
     filmed = min(video_episodes, n) if video is not None else 0
     if num_workers == 1 or filmed:
-        runner = episodes.Runner(checkpoint, horizon, device, film=filmed > 0)
-    parts: list[Iterable[episodes.Episode]] = []
+        runner = seeded_episode.Runner(checkpoint, horizon, device, film=filmed > 0)
+    parts: list[Iterable[seeded_episode.Episode]] = []
     if runner is not None and video is not None:
         parts.append(_film(runner, filmed, seed, video))
     rest = list(range(filmed, n))
     if num_workers == 1 and runner is not None:
-        parts.append(runner.play(i, episodes.episode_seed(seed, i)) for i in rest)
+        parts.append(runner.play(i, seeded_episode.episode_seed(seed, i)) for i in rest)
     elif rest:
-        pool = workers.Pool(min(num_workers, len(rest)), patience)
-        setup = serving.Setup(agent, horizon, device, settings=settings)
+        pool = worker_pool.Pool(min(num_workers, len(rest)), patience)
+        setup = worker_process.Setup(agent, horizon, device, settings=settings)
         parts.append(_in_workers(pool, setup, checkpoint, one_policy, seed, rest))
     played = []
     with tqdm(total=n, desc="episodes", unit="episode") as bar:
@@ -154,27 +160,33 @@ def evaluate(
 
 
 def _in_workers(
-    pool: workers.Pool,
-    setup: serving.Setup,
+    pool: worker_pool.Pool,
+    setup: worker_process.Setup,
     checkpoint: dict[str, Any],
     one_policy: bool | None,
     seed: int,
     indices: list[int],
-) -> Iterator[episodes.Episode]:
+) -> Iterator[seeded_episode.Episode]:
     """Play episodes in worker processes."""
-    target = restore.policy_device(checkpoint, setup.device)
+    target = stored_policy.policy_device(checkpoint, setup.device)
     act = None
     if one_policy or (one_policy is None and target.type != "cpu"):
-        policy = batching.policy_in_parent(restore.load_policy(checkpoint, str(target)), one_policy)
+        policy = batch_policy.policy_in_parent(
+            stored_policy.load_policy(checkpoint, str(target)), one_policy
+        )
         act = policy and policy.act
     setup = replace(setup, ask=act is not None)
-    tasks = [serving.Task(index, episodes.episode_seed(seed, index)) for index in indices]
+    tasks = [
+        worker_process.Task(index, seeded_episode.episode_seed(seed, index)) for index in indices
+    ]
     with pool:
         for done in pool.play(setup, tasks, act):
             yield done.outcome
 
 
-def _film(runner: episodes.Runner, count: int, seed: int, path: Path) -> Iterator[episodes.Episode]:
+def _film(
+    runner: seeded_episode.Runner, count: int, seed: int, path: Path
+) -> Iterator[seeded_episode.Episode]:
     """Play the first episodes and write them to one video, which appears when it is complete."""
     import imageio
 
@@ -182,7 +194,7 @@ def _film(runner: episodes.Runner, count: int, seed: int, path: Path) -> Iterato
     partial = path.with_name(path.stem + ".partial.mp4")
     with imageio.get_writer(partial, fps=VIDEO_FPS) as writer:
         for index in range(count):
-            yield runner.play(index, episodes.episode_seed(seed, index), writer.append_data)
+            yield runner.play(index, seeded_episode.episode_seed(seed, index), writer.append_data)
     os.replace(partial, path)
 
 

@@ -19,7 +19,7 @@ import robomimic.utils.train_utils as train_utils
 
 from robomimic_vae_ext.data.envs import ROBOMIMIC_ENV_TYPE
 from robomimic_vae_ext.errors import ConfigError, SimulationError
-from robomimic_vae_ext.rollout import batching, episodes, serving, workers
+from robomimic_vae_ext.rollout import batch_policy, seeded_episode, worker_pool, worker_process
 
 LOGGER: Final = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class TrainingRollouts:
         self._stock = stock
         self._count = count
         self._folder = folder
-        self._pools: dict[str, workers.Pool] = {}
+        self._pools: dict[str, worker_pool.Pool] = {}
         self._calls = 0
 
     def __enter__(self) -> TrainingRollouts:
@@ -83,8 +83,8 @@ class TrainingRollouts:
             tasks = []
             for index, seed in enumerate(seeds):
                 part = self._folder / f"episode_{index}.mp4" if video_dir is not None else None
-                manner = episodes.TrainingEpisode(terminate_on_success, part, video_skip)
-                tasks.append(serving.Task(index, seed, manner))
+                manner = seeded_episode.TrainingEpisode(terminate_on_success, part, video_skip)
+                tasks.append(worker_process.Task(index, seed, manner))
             logs[key] = self._play(policy, key, env, horizon, tasks, film=video_dir is not None)
             if video_dir is not None:
                 suffix = "" if epoch is None else f"_epoch_{epoch}"
@@ -99,16 +99,16 @@ class TrainingRollouts:
         key: str,
         env: Any,
         horizon: int,
-        tasks: list[serving.Task],
+        tasks: list[worker_process.Task],
         film: bool,
     ) -> dict[str, float]:
         """Play all episodes in one environment; return the means of their statistics."""
         begin = time.time()
-        pool = self._pools.setdefault(key, workers.Pool(self._count))
-        together = batching.policy_in_parent(policy, wanted=None)
+        pool = self._pools.setdefault(key, worker_pool.Pool(self._count))
+        together = batch_policy.policy_in_parent(policy, wanted=None)
         with self._checkpoint(policy, env) as path:
             device = str(policy.policy.device)
-            setup = serving.Setup(path, horizon, device, film, ask=together is not None)
+            setup = worker_process.Setup(path, horizon, device, film, ask=together is not None)
             played = log_utils.custom_tqdm(
                 pool.play(setup, tasks, together and together.act), total=len(tasks)
             )
@@ -138,7 +138,7 @@ class TrainingRollouts:
                 env.serialize(),
                 shapes,
                 str(path),
-                **batching.normalization_stats(policy),
+                **batch_policy.normalization_stats(policy),
             )
         try:
             yield path

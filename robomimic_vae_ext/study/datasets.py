@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from robomimic_vae_ext.data import reading
+from robomimic_vae_ext.data import hdf5
 from robomimic_vae_ext.errors import ConfigError, VaeExtError
 from robomimic_vae_ext.study.protocol import DATASETS_FOLDER, Task
 
@@ -24,7 +24,7 @@ def collect_settings(task: Task) -> Any:
         ConfigError: the collector cannot use a value.
     """
     from robomimic_vae_ext.data.envs import EnvSpec
-    from robomimic_vae_ext.data.episodes import CollectSettings
+    from robomimic_vae_ext.data.scripted_episode import CollectSettings
 
     values = dict(task.collect or {})
     spec = {
@@ -59,7 +59,7 @@ def make_dataset(task: Task, out: Path, workers: int) -> Path:
     settings = collect_settings(task)
     if path.exists():
         wanted = json.loads(json.dumps(asdict(settings) | {"horizon": settings.steps}))
-        found = reading.collected_as(path)
+        found = hdf5.collected_as(path)
         if found != wanted:
             raise ConfigError(
                 f"{path} was collected with other settings ({found})",

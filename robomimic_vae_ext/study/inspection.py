@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robomimic_vae_ext.errors import CheckpointError
-from robomimic_vae_ext.rollout import restore
+from robomimic_vae_ext.rollout import stored_policy
 from robomimic_vae_ext.study import measure
 
 
@@ -42,7 +42,7 @@ def models(
     """
     known: dict[tuple[str, ...], list[measure.HeldOut]] = {}
     for path in checkpoints:
-        checkpoint = restore.load_checkpoint(path)
+        checkpoint = stored_policy.load_checkpoint(path)
         if only and checkpoint["algo_name"] != only:
             raise CheckpointError(
                 f"{path} is of '{checkpoint['algo_name']}'", f"a checkpoint of {only}",

@@ -16,9 +16,9 @@ import robomimic.utils.obs_utils as obs_utils
 import torch
 from torch import Tensor
 
-from robomimic_vae_ext.data import reading
+from robomimic_vae_ext.data import hdf5
 from robomimic_vae_ext.errors import DatasetError
-from robomimic_vae_ext.rollout import restore
+from robomimic_vae_ext.rollout import stored_policy
 from robomimic_vae_ext.study import statistics
 
 BATCH: Final = 128  # observations evaluated at once; bounds the memory
@@ -100,7 +100,7 @@ def load_held_out(
     Raises:
         DatasetError: unreadable file, no such list or an empty one, or no such observations.
     """
-    with reading.open_dataset(path) as file:
+    with hdf5.open_dataset(path) as file:
         names = [name.decode() for name in file.get(f"mask/{mask}", ())]
         if not names:
             raise DatasetError(
@@ -127,7 +127,7 @@ def load_held_out(
             )
 
         def read(key: str) -> list[np.ndarray]:
-            return [reading.read_array(demo[key], f"{path}: {demo.name}/{key}") for demo in demos]
+            return [hdf5.read_array(demo[key], f"{path}: {demo.name}/{key}") for demo in demos]
 
         return HeldOut(
             obs={key: np.concatenate(read(f"obs/{key}")) for key in keys},
@@ -166,13 +166,13 @@ def load_policy(checkpoint: dict[str, Any], device: str | None = None) -> Any:
     """The algorithm of a checkpoint in eval mode.
 
     Args:
-        checkpoint: from `restore.load_checkpoint`.
+        checkpoint: from `stored_policy.load_checkpoint`.
         device: torch device name; None takes the GPU if the checkpoint's config asks for one.
 
     Raises:
-        CheckpointError: as `restore.load_policy`.
+        CheckpointError: as `stored_policy.load_policy`.
     """
-    policy = restore.load_policy(checkpoint, device)
+    policy = stored_policy.load_policy(checkpoint, device)
     policy.start_episode()
     return policy.policy
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from robomimic_vae_ext import files, markdown
-from robomimic_vae_ext.data import reading
+from robomimic_vae_ext.data import hdf5
 from robomimic_vae_ext.errors import DatasetError
 from robomimic_vae_ext.plugin import ALGO_NAME
 from robomimic_vae_ext.study import claims, jobs, page, plan, published, records, study_plots
@@ -190,7 +190,7 @@ def describe(dataset: Path, discount: float | None) -> dict[str, Any] | None:
         return None
     from robomimic_vae_ext.study.measure import discounted_returns  # imports torch
 
-    with reading.open_dataset(dataset) as file:
+    with hdf5.open_dataset(dataset) as file:
         rewards = {name: demo["rewards"][()] for name, demo in file["data"].items()}
         held_out = [rewards[name.decode()] for name in file.get("mask/valid", ())]
     constant = None

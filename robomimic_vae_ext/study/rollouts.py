@@ -15,7 +15,7 @@ import torch
 
 from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.errors import DatasetError
-from robomimic_vae_ext.rollout import episodes
+from robomimic_vae_ext.rollout import seeded_episode
 from robomimic_vae_ext.study import statistics
 from robomimic_vae_ext.study.measure import discounted_returns, value_function
 
@@ -50,7 +50,7 @@ class Player:
     """Plays episodes of one checkpoint.
 
     Args:
-        checkpoint: from `restore.load_checkpoint`.
+        checkpoint: from `stored_policy.load_checkpoint`.
         horizon: steps after which an episode has failed.
         discount: of the returns; None where the algorithm has none.
         before: player of another checkpoint of the same run, whose environment is taken over: to
@@ -67,10 +67,12 @@ class Player:
         device: str | None = None,
     ) -> None:
         env = before.runner.env if before is not None else None
-        self.runner: episodes.Runner = episodes.Runner(checkpoint, horizon, device, env=env)
+        self.runner: seeded_episode.Runner = seeded_episode.Runner(
+            checkpoint, horizon, device, env=env
+        )
         self.recorder = ValueRecorder(self.runner.policy.policy)
         self.discount = discount
-        self.env = episodes.base_env(self.runner.env)
+        self.env = seeded_episode.base_env(self.runner.env)
 
     def play(self, index: int, seed: int) -> dict[str, Any]:
         """Play one episode until success or the horizon; a failure on the way does not end it.
@@ -92,7 +94,7 @@ class Player:
             rewards.append(reward)
             failed = failed or envs.has_failed(self.env)
 
-        episode = self.runner.play(index, episodes.episode_seed(seed, index), on_step=on_step)
+        episode = self.runner.play(index, seeded_episode.episode_seed(seed, index), on_step=on_step)
         q, returns = np.array(self.recorder.values), np.zeros(0)
         if len(q) and self.discount is not None:
             returns = discounted_returns(np.array(rewards), self.discount)

@@ -17,9 +17,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 
-from robomimic_vae_ext.data import reading
-from robomimic_vae_ext.lapo import networks
-from robomimic_vae_ext.rollout import restore
+from robomimic_vae_ext.data import hdf5
+from robomimic_vae_ext.lapo import obs_encoder
+from robomimic_vae_ext.rollout import stored_policy
 from robomimic_vae_ext.study import measure
 
 ENVIRONMENT: Final = "PlayLift"
@@ -120,7 +120,7 @@ def has_cubes(dataset: Path) -> bool:
     """Whether a dataset is of the task with two cubes, seen by the camera."""
     if not dataset.is_file():
         return False
-    with reading.open_dataset(dataset) as file:
+    with hdf5.open_dataset(dataset) as file:
         name = json.loads(file["data"].attrs["env_args"])["env_name"]
         first = next(iter(file["data"].values()))
         return name == ENVIRONMENT and CAMERA in first["obs"]
@@ -134,7 +134,7 @@ def views(dataset: Path, mask: str = "valid") -> list[View]:
         mask: name of the list of demonstrations below `mask/`.
     """
     found = []
-    with reading.open_dataset(dataset) as file:
+    with hdf5.open_dataset(dataset) as file:
         for name in file[f"mask/{mask}"][()]:
             demo = file[f"data/{name.decode()}"]
             step = len(demo["actions"]) // 2
@@ -196,7 +196,7 @@ def value(algo: Any, obs: Mapping[str, np.ndarray], action: np.ndarray) -> float
 
 def look(checkpoint: Path, found: Sequence[View]) -> Look | None:
     """What one model makes of some views; None where it stacks frames or lacks the camera."""
-    algo = measure.load_policy(restore.load_checkpoint(checkpoint))
+    algo = measure.load_policy(stored_policy.load_checkpoint(checkpoint))
     if algo.global_config.train.frame_stack > 1 or CAMERA not in algo.obs_shapes:
         return None
     algo.set_eval()
@@ -225,7 +225,7 @@ def dead_features(algo: Any, found: Sequence[View]) -> float:
             value(algo, view.obs, view.action)
     finally:
         handle.remove()
-    return float(networks.dead_share(torch.cat(outputs)))  # of (views, D)
+    return float(obs_encoder.dead_share(torch.cat(outputs)))  # of (views, D)
 
 
 def look_at(dataset: Path, checkpoints: Mapping[tuple[str, int], Path]) -> TaskLook | None:

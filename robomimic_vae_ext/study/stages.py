@@ -201,12 +201,12 @@ def _training_seconds(folder: Path) -> float:
 
 def _measure(job: Job, folder: Path, device: torch.device) -> dict[str, Any]:
     """Held-out values of every checkpoint; empty columns for an algorithm without a critic."""
-    from robomimic_vae_ext.rollout import restore
+    from robomimic_vae_ext.rollout import stored_policy
     from robomimic_vae_ext.study import measure, metrics
 
     held_out, curve = None, []
     for step, path in checkpoints(job, folder).items():
-        algo = measure.load_policy(restore.load_checkpoint(path), device.type)
+        algo = measure.load_policy(stored_policy.load_checkpoint(path), device.type)
         if measure.value_function(algo) is None:
             columns = ("critic_error", "auc", "q_mean", "q_std", "correlation")
             curve.append({"step": step} | dict.fromkeys(columns))
@@ -284,8 +284,8 @@ def _play_missing(
     Returns:
         All episodes, in the order in which they were played.
     """
-    from robomimic_vae_ext.rollout import restore
-    from robomimic_vae_ext.rollout.settings import apply
+    from robomimic_vae_ext.rollout import stored_policy
+    from robomimic_vae_ext.rollout.overrides import apply
     from robomimic_vae_ext.study import rollouts
 
     path = folder / name
@@ -297,7 +297,7 @@ def _play_missing(
         if not missing:
             continue
         path_of = checkpoints(job, folder)
-        checkpoint = apply(restore.load_checkpoint(path_of[step]), settings or {})
+        checkpoint = apply(stored_policy.load_checkpoint(path_of[step]), settings or {})
         discount = json.loads(checkpoint["config"])["algo"].get("discount")
         player = rollouts.Player(checkpoint, job.horizon, discount, player, device.type)
         for index in missing:

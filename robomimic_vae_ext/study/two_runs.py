@@ -13,7 +13,7 @@ import numpy as np
 
 from robomimic_vae_ext import files, markdown
 from robomimic_vae_ext.errors import DatasetError
-from robomimic_vae_ext.rollout.settings import at
+from robomimic_vae_ext.rollout.overrides import at
 from robomimic_vae_ext.study import formatting, metrics, plots
 from robomimic_vae_ext.study.metrics import Series
 

@@ -54,7 +54,7 @@ def make_settings() -> Callable[..., Any]:
 
     def make(cameras: tuple[str, ...] = (), size: int = 16, **changes: Any) -> Any:
         from robomimic_vae_ext.data.envs import EnvSpec
-        from robomimic_vae_ext.data.episodes import CollectSettings
+        from robomimic_vae_ext.data.scripted_episode import CollectSettings
 
         task = changes.pop("task", "Lift")
         options = {"n": 3, "seed": 3, "horizon": 30, "quality": "expert"} | changes

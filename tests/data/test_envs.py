@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from robomimic_vae_ext.data import envs
-from robomimic_vae_ext.data.rendering import simplify_rendering
+from robomimic_vae_ext.data.render import simplify_rendering
 from robomimic_vae_ext.errors import SimulationError
 from tests.data.conftest import SCRIPTS
 

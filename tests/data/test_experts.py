@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from robomimic_vae_ext.data import envs
-from robomimic_vae_ext.data.episodes import CollectSettings, run_episode
 from robomimic_vae_ext.data.experts import (
     CLEAN,
     EXPERTS,
@@ -21,6 +20,7 @@ from robomimic_vae_ext.data.experts import (
     funnel,
     straighten,
 )
+from robomimic_vae_ext.data.scripted_episode import CollectSettings, run_episode
 from robomimic_vae_ext.errors import DatasetError
 
 

@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
-from robomimic_vae_ext.data.recording import gripper_position, put_state
-from robomimic_vae_ext.data.replay import replay_dataset
-from robomimic_vae_ext.data.replay_env import build_replay_env, replay_env_args
+from robomimic_vae_ext.data.playback import replay_dataset
+from robomimic_vae_ext.data.playback_env import build_replay_env, replay_env_args
+from robomimic_vae_ext.data.robosuite_demos import gripper_position, put_state
 from robomimic_vae_ext.data.validate import validate_dataset
 from robomimic_vae_ext.errors import DatasetError
 from tests.data.conftest import content

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from robomimic_vae_ext import audit as models
 from robomimic_vae_ext.errors import AuditError
 from robomimic_vae_ext.gradient_flow import Report, Verdict, command
-from robomimic_vae_ext.gradient_flow import robomimic_models as models
 
 SMALL = {"batch_size": 4}
 CAMERA = {"modalities": {"obs": {"low_dim": ["robot0_eef_pos"], "rgb": ["agentview_image"]}}}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from robomimic_vae_ext.lapo import cores, heads, networks
+from robomimic_vae_ext.lapo import cores, heads, obs_encoder
 from tests.conftest import IMAGE_SIZE
 
 
@@ -38,8 +38,8 @@ def test_an_orthogonal_start_keeps_the_scale_and_centring_takes_half_away() -> N
 
 def test_dead_share_counts_what_never_changes() -> None:
     features = torch.tensor([[0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 4.0], [0.0, 1.0, 1.0, 3.0]])
-    assert networks.dead_share(features) == 0.5
-    assert networks.dead_share(features[:1]) == 1.0
+    assert obs_encoder.dead_share(features) == 0.5
+    assert obs_encoder.dead_share(features[:1]) == 1.0
 
 
 def test_sliced_crops_are_windows_of_the_image_and_cover_all_offsets() -> None:
@@ -66,7 +66,7 @@ def test_batch_norm_is_replaced_everywhere_and_keeps_its_affine_start() -> None:
     net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Sequential(nn.BatchNorm2d(32), nn.ReLU()))
     nn.init.uniform_(net[1][0].weight)
     weight = net[1][0].weight.clone()
-    networks.replace_batch_norm(net)
+    obs_encoder.replace_batch_norm(net)
     assert isinstance(net[1][0], nn.GroupNorm)
     assert torch.equal(net[1][0].weight, weight)
 

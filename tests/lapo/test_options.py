@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from robomimic_vae_ext import gradient_flow
 from robomimic_vae_ext.errors import CheckpointError
-from robomimic_vae_ext.lapo import contracts, gradients
+from robomimic_vae_ext.lapo import gradients, owners
 
 EXACT = {"bf16_encoder": "off"}
 HL_GAUSS = {"loss": "hl_gauss"}
@@ -69,7 +69,7 @@ def test_one_owner_everybody_moves_and_the_contract_is_kept(
     with gradient_flow.record(model.nets, model.optimizers) as tape:
         for _ in range(2):
             model.train_on_batch(batch, epoch=1)
-    contract = gradient_flow.Contract.from_dict(contracts.contract_data(model.algo_config))
+    contract = gradient_flow.Contract.from_dict(owners.contract_data(model.algo_config))
     report = tape.report(contract)
     assert report.ok, str(report)
     now = model.nets.state_dict()

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from robomimic_vae_ext.errors import DatasetError
 from robomimic_vae_ext.lapo import frames, frames_on_disk
-from robomimic_vae_ext.lapo import replay as replay_module
+from robomimic_vae_ext.lapo import replay_dataset as replay_module
 from tests.conftest import CAMERAS, damage, data_entry
 
 Make = Callable[..., Any]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from robomimic_vae_ext.rollout.workers import Patience
+from robomimic_vae_ext.rollout.worker_pool import Patience
 from tests.conftest import merge
 
 OBS = {"robot0_eef_pos": [3], "robot0_eef_quat": [4], "robot0_gripper_qpos": [2], "object": [10]}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from robomimic_vae_ext.errors import CheckpointError
-from robomimic_vae_ext.rollout import batching
+from robomimic_vae_ext.rollout import batch_policy
 from tests.rollout.conftest import OBS, make_policy
 
 
@@ -32,20 +32,20 @@ def test_who_may_act_for_several_episodes(kind: str, trouble: str | None) -> Non
     policy = make_policy(kind)
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    assert batching.batching_trouble(policy) == trouble
+    assert batch_policy.batching_trouble(policy) == trouble
     assert torch.equal(torch.get_rng_state(), before)
-    assert batching.policy_in_parent(policy, wanted=None) is None  # on a CPU
+    assert batch_policy.policy_in_parent(policy, wanted=None) is None  # on a CPU
     if trouble is None:
-        assert batching.policy_in_parent(policy, wanted=True) is not None
+        assert batch_policy.policy_in_parent(policy, wanted=True) is not None
     else:
         with pytest.raises(CheckpointError, match=trouble):
-            batching.policy_in_parent(policy, wanted=True)
+            batch_policy.policy_in_parent(policy, wanted=True)
 
 
 @pytest.mark.parametrize("rows", [1, 4])
 @pytest.mark.parametrize("kind", ["lapo", "bc"])
 def test_an_action_does_not_depend_on_who_else_waits(kind: str, rows: int) -> None:
-    together = batching.BatchPolicy(make_policy(kind), rows)
+    together = batch_policy.BatchPolicy(make_policy(kind), rows)
     waiting = observations(6)  # more than one batch
     alone = [together(ob=ob) for ob in waiting]
     for count in range(1, 7):
@@ -73,9 +73,9 @@ def test_normalization_is_kept() -> None:
     if hasattr(policy, "action_normalization_stats"):  # robomimic 0.5.0
         policy.action_normalization_stats = {"actions": normalization([7])}
         expected = expected * 2.0 + 1.0
-    actions = batching.BatchPolicy(policy, 2).act([ob, ob])
+    actions = batch_policy.BatchPolicy(policy, 2).act([ob, ob])
     np.testing.assert_allclose(actions, [expected, expected], rtol=1e-4, atol=1e-5)
-    assert np.array_equal(batching.BatchPolicy(policy, 1)(ob=ob), policy(ob=dict(ob)))
+    assert np.array_equal(batch_policy.BatchPolicy(policy, 1)(ob=ob), policy(ob=dict(ob)))
 
 
 class Stub:
@@ -103,4 +103,4 @@ class Stub:
     ],
 )
 def test_dependent_rows_are_found(function: Any, independent: bool) -> None:
-    assert batching.rows_are_independent(Stub(function), 4) is independent
+    assert batch_policy.rows_are_independent(Stub(function), 4) is independent

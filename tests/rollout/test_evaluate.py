@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from robomimic_vae_ext.errors import CheckpointError, ConfigError, SimulationError
-from robomimic_vae_ext.rollout import episodes, restore, settings
+from robomimic_vae_ext.rollout import overrides, seeded_episode, stored_policy
 from robomimic_vae_ext.rollout.evaluate import Evaluation, evaluate, wilson_interval
 from tests.conftest import run_script
 
@@ -28,13 +28,13 @@ def test_wilson_interval_of_known_cases() -> None:
 
 
 def test_episode_seeds_differ_and_depend_on_both_numbers() -> None:
-    seeds = {episodes.episode_seed(seed, index) for seed in range(5) for index in range(100)}
+    seeds = {seeded_episode.episode_seed(seed, index) for seed in range(5) for index in range(100)}
     assert len(seeds) == 500
-    assert episodes.episode_seed(3, 7) == episodes.episode_seed(3, 7)
+    assert seeded_episode.episode_seed(3, 7) == seeded_episode.episode_seed(3, 7)
 
 
 def test_the_sentence_says_what_was_measured() -> None:
-    played = tuple(episodes.Episode(i, i, i < 3, 10, float(i < 3), 0.1) for i in range(4))
+    played = tuple(seeded_episode.Episode(i, i, i < 3, 10, float(i < 3), 0.1) for i in range(4))
     sentence = Evaluation("a.pth", "Lift", 5, 80, played).sentence()
     assert "3/4 = 75%" in sentence and "95 % interval" in sentence and "seed 5" in sentence
     changed = Evaluation("a.pth", "Lift", 5, 80, played, {"algo.actor.rollout_latent": "zero"})
@@ -66,17 +66,17 @@ def test_bad_checkpoints_are_one_sentence(tmp_path: Path, kind: str) -> None:
     if kind == "foreign":
         torch.save({"state_dict": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError) as caught:
-        restore.load_checkpoint(path)
+        stored_policy.load_checkpoint(path)
     assert str(path) in str(caught.value)
     assert "weights_only" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_device_that_is_not_there_is_one_sentence() -> None:
-    assert restore.usable_device("cpu").type == "cpu"
+    assert stored_policy.usable_device("cpu").type == "cpu"
     for name in ("cuda:99", "gpu"):
         with pytest.raises(CheckpointError, match=f"device '{name}' cannot be used"):
-            restore.usable_device(name)
+            stored_policy.usable_device(name)
 
 
 def test_the_script_exits_with_2_and_one_line(tmp_path: Path) -> None:
@@ -88,39 +88,39 @@ def test_the_script_exits_with_2_and_one_line(tmp_path: Path) -> None:
 
 def test_settings_of_the_command_line_are_json_or_strings() -> None:
     texts = ["a.b=zero", "a.c=3", "a.d=[0, 1]", "a.e=null", "a.f=x=y"]
-    assert settings.parse(texts) == {
+    assert overrides.parse(texts) == {
         "a.b": "zero", "a.c": 3, "a.d": [0, 1], "a.e": None, "a.f": "x=y",
     }  # fmt: skip
     for wrong in (["a.b"], ["=3"], ["a=1", "a=2"]):
         with pytest.raises(ConfigError, match="--set"):
-            settings.parse(wrong)
+            overrides.parse(wrong)
 
 
 def test_settings_replace_values_of_the_config_only() -> None:
     checkpoint = {"model": object(), "config": json.dumps({"algo": {"actor": {"z": 1}, "n": 2}})}
-    other = settings.apply(checkpoint, {"algo.actor.z": 0})
+    other = overrides.apply(checkpoint, {"algo.actor.z": 0})
     assert json.loads(other["config"]) == {"algo": {"actor": {"z": 0}, "n": 2}}
     assert other["model"] is checkpoint["model"]
     assert json.loads(checkpoint["config"])["algo"]["actor"] == {"z": 1}
     for key in ("algo.actor.y", "algo.actor", "algo.n.z", "z", "algo.actor.z.x"):
         with pytest.raises(CheckpointError, match=f"no value '{key}'"):
-            settings.apply(checkpoint, {key: 1})
+            overrides.apply(checkpoint, {key: 1})
 
 
 @pytest.mark.parametrize("value", ["False", 1, [True]])
 def test_a_setting_of_another_kind_is_refused(value: Any) -> None:
     checkpoint = {"config": json.dumps({"algo": {"gmm": False, "rate": 1, "bounds": None}})}
     with pytest.raises(ConfigError, match="expected a truth value, as the False"):
-        settings.apply(checkpoint, {"algo.gmm": value})
+        overrides.apply(checkpoint, {"algo.gmm": value})
     for key, fine in {"algo.gmm": True, "algo.rate": 0.5, "algo.bounds": [0, 1]}.items():
         assert (
-            fine in json.loads(settings.apply(checkpoint, {key: fine})["config"])["algo"].values()
+            fine in json.loads(overrides.apply(checkpoint, {key: fine})["config"])["algo"].values()
         )
 
 
 def load_with(checkpoint: Path, key: str, value: Any) -> Any:
-    return restore.load_policy(
-        settings.apply(restore.load_checkpoint(checkpoint), {key: value}), "cpu"
+    return stored_policy.load_policy(
+        overrides.apply(stored_policy.load_checkpoint(checkpoint), {key: value}), "cpu"
     ).policy
 
 
@@ -147,18 +147,18 @@ def test_settings_that_change_a_network_are_one_sentence(
 def test_environments_that_do_not_fit_are_one_sentence(
     checkpoint: Callable[[str], Path], kind: str
 ) -> None:
-    values = deepcopy(restore.load_checkpoint(checkpoint("bc")))
+    values = deepcopy(stored_policy.load_checkpoint(checkpoint("bc")))
     if kind == "unknown environment":
         values["env_metadata"]["env_name"] = "FooBar"
         with pytest.raises(SimulationError, match="'FooBar' of the checkpoint cannot be made"):
-            episodes.Runner(values, device="cpu")
+            seeded_episode.Runner(values, device="cpu")
         return
     if kind == "horizon":
-        values = settings.apply(values, {"experiment.rollout.horizon": 0})
+        values = overrides.apply(values, {"experiment.rollout.horizon": 0})
         with pytest.raises(ConfigError, match=r"rollout\.horizon is 0"):
-            episodes.Runner(values, device="cpu")
+            seeded_episode.Runner(values, device="cpu")
         return
-    runner = episodes.Runner(values, device="cpu", horizon=1)
+    runner = seeded_episode.Runner(values, device="cpu", horizon=1)
     assert runner.play(0, 0).length == 1
     key = "robot0_eef_pos"
     runner._shapes = {key: [9]} if kind == "other shape" else {"nokey": [3]}
@@ -199,11 +199,11 @@ def test_one_and_two_workers_give_the_same_outcomes(
 
 @pytest.mark.simulator
 def test_the_seed_sets_the_initial_state(trained_checkpoint: Path) -> None:
-    runner = episodes.Runner(restore.load_checkpoint(trained_checkpoint), 1, "cpu")
+    runner = seeded_episode.Runner(stored_policy.load_checkpoint(trained_checkpoint), 1, "cpu")
 
     def start(seed: int) -> Any:
         runner.play(0, seed)
-        return episodes.base_env(runner.env).sim.data.qpos.copy()
+        return seeded_episode.base_env(runner.env).sim.data.qpos.copy()
 
     first, other, again = start(1), start(2), start(1)
     assert (first == again).all()

@@ -14,7 +14,7 @@ import pytest
 from robomimic_vae_ext import training
 from robomimic_vae_ext.data import collect
 from robomimic_vae_ext.data.envs import EnvSpec
-from robomimic_vae_ext.data.episodes import CollectSettings
+from robomimic_vae_ext.data.scripted_episode import CollectSettings
 from robomimic_vae_ext.errors import ConfigError
 from robomimic_vae_ext.study import metrics
 from tests.conftest import merge

@@ -17,7 +17,13 @@ import psutil
 import pytest
 
 from robomimic_vae_ext.errors import CheckpointError, SimulationError
-from robomimic_vae_ext.rollout import batching, episodes, restore, serving, workers
+from robomimic_vae_ext.rollout import (
+    batch_policy,
+    seeded_episode,
+    stored_policy,
+    worker_pool,
+    worker_process,
+)
 from robomimic_vae_ext.rollout.evaluate import evaluate
 from tests.conftest import REPOSITORY
 from tests.rollout.conftest import PATIENCE, UNHURRIED, make_policy
@@ -25,14 +31,14 @@ from tests.rollout.conftest import PATIENCE, UNHURRIED, make_policy
 pytestmark = pytest.mark.simulator
 Checkpoint = Callable[[str], Path]
 Outcome = tuple[int, bool, int, float]
-TASKS = [serving.Task(index, episodes.episode_seed(9, index)) for index in range(4)]
+TASKS = [worker_process.Task(index, seeded_episode.episode_seed(9, index)) for index in range(4)]
 
 
-def outcome(episode: episodes.Episode) -> Outcome:
+def outcome(episode: seeded_episode.Episode) -> Outcome:
     return (episode.seed, episode.success, episode.length, episode.total_reward)
 
 
-def play(pool: workers.Pool, setup: serving.Setup, act: Any = None) -> list[Outcome]:
+def play(pool: worker_pool.Pool, setup: worker_process.Setup, act: Any = None) -> list[Outcome]:
     done = sorted(pool.play(setup, TASKS, act), key=lambda done: done.index)
     return [outcome(one.outcome) for one in done]
 
@@ -47,7 +53,7 @@ def gone(pid: int) -> bool:
 
 @pytest.fixture(scope="module")
 def undisturbed(checkpoint: Checkpoint) -> list[Outcome]:
-    runner = episodes.Runner(restore.load_checkpoint(checkpoint("lapo")), device="cpu")
+    runner = seeded_episode.Runner(stored_policy.load_checkpoint(checkpoint("lapo")), device="cpu")
     played = [outcome(runner.play(task.index, task.seed)) for task in TASKS]
     assert len({reward for *_, reward in played}) == len(TASKS)
     return played
@@ -70,9 +76,9 @@ def test_any_number_of_workers_gives_the_same_outcomes(checkpoint: Checkpoint, k
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[workers.Pool]:
+def pool() -> Iterator[worker_pool.Pool]:
     """Two workers for all tests that disturb them."""
-    with workers.Pool(2, PATIENCE) as pool:
+    with worker_pool.Pool(2, PATIENCE) as pool:
         yield pool
         pids = pool.process_ids
     assert pids and all(gone(pid) for pid in pids)
@@ -81,15 +87,15 @@ def pool() -> Iterator[workers.Pool]:
 @pytest.mark.parametrize("what", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("ask", [False, True], ids=["own policy", "one policy"])
 def test_a_worker_that_dies_or_hangs_is_replaced(
-    pool: workers.Pool,
+    pool: worker_pool.Pool,
     checkpoint: Checkpoint,
     undisturbed: list[Outcome],
     caplog: pytest.LogCaptureFixture,
     what: signal.Signals,
     ask: bool,
 ) -> None:
-    policy = batching.BatchPolicy(make_policy("lapo"))
-    setup = serving.Setup(checkpoint("lapo"), device="cpu", ask=ask)
+    policy = batch_policy.BatchPolicy(make_policy("lapo"))
+    setup = worker_process.Setup(checkpoint("lapo"), device="cpu", ask=ask)
     victims: list[int] = []
     asked = 0
 
@@ -117,25 +123,25 @@ def test_a_worker_that_dies_or_hangs_is_replaced(
 
 
 def test_one_policy_with_full_batches_is_what_it_is_alone(
-    pool: workers.Pool, checkpoint: Checkpoint
+    pool: worker_pool.Pool, checkpoint: Checkpoint
 ) -> None:
     """As on a GPU, where a lone process pads its batches too."""
-    policy = batching.BatchPolicy(make_policy("lapo"), rows=4)
-    runner = episodes.Runner(
-        restore.load_checkpoint(checkpoint("lapo")), make_policy=lambda config: policy
+    policy = batch_policy.BatchPolicy(make_policy("lapo"), rows=4)
+    runner = seeded_episode.Runner(
+        stored_policy.load_checkpoint(checkpoint("lapo")), make_policy=lambda config: policy
     )
     alone = [outcome(runner.play(task.index, task.seed)) for task in TASKS]
-    setup = serving.Setup(checkpoint("lapo"), device="cpu", ask=True)
+    setup = worker_process.Setup(checkpoint("lapo"), device="cpu", ask=True)
     assert play(pool, setup, policy.act) == alone
 
 
 def test_an_episode_whose_environment_raises_is_repeated(
-    pool: workers.Pool,
+    pool: worker_pool.Pool,
     checkpoint: Checkpoint,
     undisturbed: list[Outcome],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    policy = batching.BatchPolicy(make_policy("lapo"))
+    policy = batch_policy.BatchPolicy(make_policy("lapo"))
     bad = iter([True])
 
     def act(observations: Any) -> list[np.ndarray]:
@@ -144,18 +150,18 @@ def test_an_episode_whose_environment_raises_is_repeated(
             actions[0] = np.zeros(3)  # which makes robosuite raise
         return actions
 
-    setup = serving.Setup(checkpoint("lapo"), device="cpu", ask=True)
+    setup = worker_process.Setup(checkpoint("lapo"), device="cpu", ask=True)
     assert play(pool, setup, act) == undisturbed
     assert [r.message for r in caplog.records if "raised" in r.message]
 
 
 def test_a_pool_serves_one_order_after_the_other(
-    pool: workers.Pool, checkpoint: Checkpoint, undisturbed: list[Outcome]
+    pool: worker_pool.Pool, checkpoint: Checkpoint, undisturbed: list[Outcome]
 ) -> None:
-    setup = serving.Setup(checkpoint("lapo"), device="cpu")
+    setup = worker_process.Setup(checkpoint("lapo"), device="cpu")
     assert play(pool, setup) == undisturbed
     before = pool.process_ids
-    assert play(pool, serving.Setup(checkpoint("bc"), device="cpu")) != undisturbed
+    assert play(pool, worker_process.Setup(checkpoint("bc"), device="cpu")) != undisturbed
     assert pool.process_ids == before
     orders = pool.play(setup, TASKS)
     next(orders)
@@ -166,9 +172,9 @@ def test_a_pool_serves_one_order_after_the_other(
 def test_three_failures_are_one_sentence(
     checkpoint: Checkpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
-    setup = serving.Setup(checkpoint("lapo"), device="cpu", ask=True)
+    setup = worker_process.Setup(checkpoint("lapo"), device="cpu", ask=True)
     with (
-        workers.Pool(1, UNHURRIED) as pool,
+        worker_pool.Pool(1, UNHURRIED) as pool,
         pytest.raises(SimulationError, match="episode 0 failed 3 times; at last") as caught,
     ):
         play(pool, setup, lambda observations: [np.zeros(3)] * len(observations))
@@ -177,8 +183,8 @@ def test_three_failures_are_one_sentence(
 
 
 def test_our_own_errors_are_not_repeated(tmp_path: Path) -> None:
-    setup = serving.Setup(tmp_path / "none.pth", device="cpu")
-    with workers.Pool(1, UNHURRIED) as pool, pytest.raises(CheckpointError, match="no file"):
+    setup = worker_process.Setup(tmp_path / "none.pth", device="cpu")
+    with worker_pool.Pool(1, UNHURRIED) as pool, pytest.raises(CheckpointError, match="no file"):
         play(pool, setup)
 
 

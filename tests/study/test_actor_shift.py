@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from robomimic_vae_ext.errors import CheckpointError, DatasetError
-from robomimic_vae_ext.rollout import restore
+from robomimic_vae_ext.rollout import stored_policy
 from robomimic_vae_ext.study import actor_shift, measure
 from tests.conftest import CAMERAS, run_script
 
@@ -67,7 +67,7 @@ def test_shift_and_gain_of_a_known_actor(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_real_checkpoint_agrees_with_its_own_actions(
     trained_checkpoint: Path, dataset: Path
 ) -> None:
-    algo = measure.load_policy(restore.load_checkpoint(trained_checkpoint))
+    algo = measure.load_policy(stored_policy.load_checkpoint(trained_checkpoint))
     held_out = measure.load_held_out(dataset, list(algo.obs_shapes))
     found = actor_shift.of_model(algo, held_out)
     obs = {key: measure.process(frames, key, algo) for key, frames in held_out.obs.items()}
@@ -102,7 +102,7 @@ def test_the_script_prints_and_writes_one_line_a_checkpoint(
 def test_other_algorithms_are_one_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dataset: Path
 ) -> None:
-    monkeypatch.setattr(restore, "load_checkpoint", lambda path: {"algo_name": "bc"})
+    monkeypatch.setattr(stored_policy, "load_checkpoint", lambda path: {"algo_name": "bc"})
     with pytest.raises(CheckpointError, match="is of 'bc'"):
         actor_shift.of_checkpoints([tmp_path / "model.pth"], dataset)
     monkeypatch.undo()
@@ -152,14 +152,14 @@ def test_a_mask_of_demonstrations_that_are_gone_is_one_sentence(
 def test_a_policy_that_sees_more_than_is_stored_is_one_sentence(
     trained_checkpoint: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint = restore.load_checkpoint(trained_checkpoint)
+    checkpoint = stored_policy.load_checkpoint(trained_checkpoint)
     normalised = checkpoint | {"obs_normalization_stats": {"object": {"mean": 1.0}}}
     algo = measure.load_policy(checkpoint)
     monkeypatch.setattr(measure, "load_policy", lambda *_: algo)
-    monkeypatch.setattr(restore, "load_checkpoint", lambda path: normalised)
+    monkeypatch.setattr(stored_policy, "load_checkpoint", lambda path: normalised)
     with pytest.raises(CheckpointError, match="normalises its observations"):
         actor_shift.of_checkpoints([trained_checkpoint], dataset)
-    monkeypatch.setattr(restore, "load_checkpoint", lambda path: checkpoint)
+    monkeypatch.setattr(stored_policy, "load_checkpoint", lambda path: checkpoint)
     monkeypatch.setattr(algo, "goal_shapes", {"object": [3]})
     with pytest.raises(CheckpointError, match="has goals"):
         actor_shift.of_checkpoints([trained_checkpoint], dataset)

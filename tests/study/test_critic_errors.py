@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from robomimic_vae_ext.errors import CheckpointError, DatasetError
-from robomimic_vae_ext.rollout import restore
+from robomimic_vae_ext.rollout import stored_policy
 from robomimic_vae_ext.study import critic_errors, measure
 from tests.conftest import CAMERAS, damage, run_script
 
@@ -39,7 +39,7 @@ def test_a_real_checkpoint_agrees_with_the_studys_measure(
     trained_checkpoint: Path, dataset: Path
 ) -> None:
     ((train, valid),) = critic_errors.of_checkpoints([trained_checkpoint], dataset)
-    algo = measure.load_policy(restore.load_checkpoint(trained_checkpoint))
+    algo = measure.load_policy(stored_policy.load_checkpoint(trained_checkpoint))
     for mask, found in (("train", train), ("valid", valid)):
         held_out = measure.load_held_out(dataset, list(algo.obs_shapes), mask)
         q = measure.held_out_values(algo, held_out)
@@ -104,7 +104,7 @@ def test_what_was_trained_on_is_not_called_held_out(
     key: str | None,
     message: str,
 ) -> None:
-    algo = measure.load_policy(restore.load_checkpoint(trained_checkpoint))
+    algo = measure.load_policy(stored_policy.load_checkpoint(trained_checkpoint))
     with algo.global_config.unlocked():
         algo.global_config.train.hdf5_filter_key = key
     monkeypatch.setattr(measure, "load_policy", lambda *_: algo)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from robomimic_vae_ext import audit
 from robomimic_vae_ext.errors import DatasetError
-from robomimic_vae_ext.gradient_flow import robomimic_models
 from robomimic_vae_ext.study import measure, rollouts
 from tests.conftest import CAMERAS, IMAGE_SIZE
 
@@ -82,9 +82,7 @@ def test_values_come_from_eval_mode_and_processed_pictures(
 
 @pytest.mark.parametrize("name", ["bc", "bcq", "cql", "iql", "td3_bc", "lapo"])
 def test_every_algorithm_gives_its_own_value_or_none(name: str) -> None:
-    setup = robomimic_models.build(
-        robomimic_models.load_config(None, name, None), use_dataset=False
-    )
+    setup = audit.build(audit.load_config(None, name, None), use_dataset=False)
     model, batch = setup.model, setup.batch
     model.set_eval()
     values = measure.value_function(model)

@@ -18,7 +18,7 @@ import torch
 
 from robomimic_vae_ext import compat, files, provenance
 from robomimic_vae_ext.errors import CheckpointError, ConfigError, DatasetError
-from robomimic_vae_ext.rollout import episodes, restore
+from robomimic_vae_ext.rollout import seeded_episode, stored_policy
 from robomimic_vae_ext.study import jobs, plan, rollouts, stages
 from robomimic_vae_ext.study.protocol import (
     Arm,
@@ -41,7 +41,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Protocol:
 
     from robomimic_vae_ext.data.collect import collect
     from robomimic_vae_ext.data.envs import EnvSpec
-    from robomimic_vae_ext.data.episodes import CollectSettings
+    from robomimic_vae_ext.data.scripted_episode import CollectSettings
 
     folder = tmp_path_factory.mktemp("study")
     cameras = ("agentview", "robot0_eye_in_hand")
@@ -83,14 +83,14 @@ def finished(make_job: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = make_job(tmp_path_factory.mktemp("undisturbed"), "lapo")
     threads = torch.get_num_threads()
     devices: list[str | None] = []
-    own = restore.policy_device
+    own = stored_policy.policy_device
 
     def spy(checkpoint: dict[str, Any], device: str | None) -> torch.device:
         devices.append(device)
         return own(checkpoint, device)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(restore, "policy_device", spy)
+        patch.setattr(stored_policy, "policy_device", spy)
         stages.run_job(folder)
     # Not what the checkpoints ask for, which may be of another sitting: 3 are measured, 2 played,
     # and the last one with z = 0, too.
@@ -189,24 +189,26 @@ def test_a_result_holds_what_it_promises(study: Protocol, finished: Path) -> Non
 def test_values_in_rollouts_are_those_of_the_acting_policy(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from robomimic_vae_ext.rollout import batching, restore
+    from robomimic_vae_ext.rollout import batch_policy, stored_policy
     from robomimic_vae_ext.study import rollouts
 
     job = jobs.read_job(finished)
-    checkpoint = restore.load_checkpoint(jobs.last_checkpoint(finished))
+    checkpoint = stored_policy.load_checkpoint(jobs.last_checkpoint(finished))
     player = rollouts.Player(checkpoint, job.horizon, discount=0.99)
     line = next(line for line in lines(finished) if line["step"] == STEPS)
     again = player.play(line["index"], job.evaluation.seed)
     assert again["q"] == line["q"] and len(line["q"]) == line["length"]
     # The same episode by a runner that nobody watches.
-    plain = episodes.Runner(checkpoint, job.horizon)
-    episode = plain.play(0, episodes.episode_seed(job.evaluation.seed, line["index"]))
+    plain = seeded_episode.Runner(checkpoint, job.horizon)
+    episode = plain.play(0, seeded_episode.episode_seed(job.evaluation.seed, line["index"]))
     assert (episode.length, episode.success) == (line["length"], line["success"])
     # On a GPU a policy acts on several rows, of which an episode alone has the first. On a CPU
     # rows are independent only up to the last digits.
-    monkeypatch.setattr(batching, "rows_are_independent", lambda algo, rows: True)
+    monkeypatch.setattr(batch_policy, "rows_are_independent", lambda algo, rows: True)
     monkeypatch.setattr(
-        batching, "policy_in_parent", lambda policy, wanted: batching.BatchPolicy(policy, rows=3)
+        batch_policy,
+        "policy_in_parent",
+        lambda policy, wanted: batch_policy.BatchPolicy(policy, rows=3),
     )
     padded = rollouts.Player(checkpoint, 3, discount=0.99, before=player)
     assert padded.runner.policy.rows == 3
@@ -216,7 +218,7 @@ def test_values_in_rollouts_are_those_of_the_acting_policy(
 
 @pytest.mark.simulator
 def test_episodes_with_z_0_are_those_of_the_decoder_alone(finished: Path) -> None:
-    from robomimic_vae_ext.rollout import restore, settings
+    from robomimic_vae_ext.rollout import overrides, stored_policy
     from robomimic_vae_ext.study import rollouts
 
     job = jobs.read_job(finished)
@@ -226,8 +228,8 @@ def test_episodes_with_z_0_are_those_of_the_decoder_alone(finished: Path) -> Non
     assert 0 < zero["z"] <= 1 and zero["shift"] > 0 and zero["error"] > 0
     with_actor = next(line for line in lines(finished) if line["step"] == STEPS)
     assert found[0]["seed"] == with_actor["seed"] and found[0]["q"] != with_actor["q"]
-    checkpoint = restore.load_checkpoint(jobs.last_checkpoint(finished))
-    decoder = settings.apply(checkpoint, {"algo.actor.rollout_latent": "zero"})
+    checkpoint = stored_policy.load_checkpoint(jobs.last_checkpoint(finished))
+    decoder = overrides.apply(checkpoint, {"algo.actor.rollout_latent": "zero"})
     player = rollouts.Player(decoder, job.horizon, discount=0.99)
     assert player.play(0, job.evaluation.seed)["q"] == found[0]["q"]
 

@@ -15,7 +15,7 @@ import torch
 
 from robomimic_vae_ext import compat
 from robomimic_vae_ext.errors import CheckpointError
-from robomimic_vae_ext.rollout import batching
+from robomimic_vae_ext.rollout import batch_policy
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def load_policy(checkpoint: dict[str, Any], device: str | None) -> Any:
             "the networks that were trained",
             "Change with --set only what the policy does with its networks, and no others by hand.",
         ) from error
-    return batching.policy_in_parent(policy, wanted=None) or policy
+    return batch_policy.policy_in_parent(policy, wanted=None) or policy
 
 
 def policy_device(checkpoint: dict[str, Any], device: str | None) -> torch.device:

@@ -48,7 +48,7 @@ def apply(checkpoint: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, 
     """Return the checkpoint with other values in its config; its weights are the same.
 
     Args:
-        checkpoint: from `restore.load_checkpoint`; not changed.
+        checkpoint: from `stored_policy.load_checkpoint`; not changed.
         settings: key of the config, levels joined by dots, to value.
 
     Raises:

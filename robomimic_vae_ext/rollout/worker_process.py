@@ -19,7 +19,7 @@ import robomimic.algo.algo as algo_module
 import robomimic.utils.obs_utils as obs_utils
 
 from robomimic_vae_ext.errors import VaeExtError
-from robomimic_vae_ext.rollout import episodes, restore, settings
+from robomimic_vae_ext.rollout import overrides, seeded_episode, stored_policy
 
 BEAT: Final = 0.5  # a worker with its own policy says at most this often that it lives [s]
 
@@ -34,7 +34,7 @@ class Setup:
         device: of the worker's own policy; None takes the config's.
         film: whether episodes will be filmed.
         ask: whether the parent's policy acts.
-        settings: for `settings.apply`.
+        settings: for `overrides.apply`.
     """
 
     checkpoint: Path
@@ -57,7 +57,7 @@ class Task:
 
     index: int
     seed: int
-    training: episodes.TrainingEpisode | None = None
+    training: seeded_episode.TrainingEpisode | None = None
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,9 @@ def serve(connection: Connection) -> None:
     Args:
         connection: to the parent; brings pairs of `Setup` and `Task`, takes the messages above.
     """
-    episodes.use_one_thread()
+    seeded_episode.use_one_thread()
     setup: Setup | None = None
-    runner: episodes.Runner | None = None
+    runner: seeded_episode.Runner | None = None
     # The parent has ended, perhaps by SIGKILL: so does the worker.
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
@@ -171,15 +171,17 @@ def serve(connection: Connection) -> None:
             connection.send(Done(task.index, outcome))
 
 
-def _build(setup: Setup, connection: Connection, old: episodes.Runner | None) -> episodes.Runner:
+def _build(
+    setup: Setup, connection: Connection, old: seeded_episode.Runner | None
+) -> seeded_episode.Runner:
     """Make policy and environment; another checkpoint of the same run keeps the environment."""
 
     def ask(config: Any) -> AskingPolicy:
         obs_utils.initialize_obs_utils_with_config(config)
         return AskingPolicy(connection, list(config.all_obs_keys))
 
-    checkpoint = settings.apply(restore.load_checkpoint(setup.checkpoint), setup.settings)
-    runner = episodes.Runner(
+    checkpoint = overrides.apply(stored_policy.load_checkpoint(setup.checkpoint), setup.settings)
+    runner = seeded_episode.Runner(
         checkpoint, setup.horizon, setup.device, setup.film,
         make_policy=ask if setup.ask else None, env=old and old.env,
     )  # fmt: skip
@@ -188,7 +190,7 @@ def _build(setup: Setup, connection: Connection, old: episodes.Runner | None) ->
     return runner
 
 
-def _play(runner: episodes.Runner, task: Task) -> Any:
+def _play(runner: seeded_episode.Runner, task: Task) -> Any:
     if task.training is None:
         return runner.play(task.index, task.seed)
     return runner.play_in_training(task.seed, task.training)

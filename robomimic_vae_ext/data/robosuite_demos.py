@@ -9,7 +9,7 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
-from robomimic_vae_ext.data.reading import find_array, read_array
+from robomimic_vae_ext.data.hdf5 import find_array, read_array
 from robomimic_vae_ext.data.schema import STEP_ARRAYS
 from robomimic_vae_ext.errors import DatasetError
 

@@ -17,7 +17,7 @@ import torch
 
 from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.errors import CheckpointError, ConfigError, SimulationError
-from robomimic_vae_ext.rollout import restore
+from robomimic_vae_ext.rollout import stored_policy
 
 VIDEO_SIZE = 256  # height and width of a video frame [pixel]
 HOLD_FRAMES = 10  # the last frame stays for half a second, so that the end of an episode shows
@@ -59,7 +59,7 @@ class Runner:
     """A policy from a checkpoint and its environment, ready to play seeded episodes.
 
     Args:
-        checkpoint: from `restore.load_checkpoint`.
+        checkpoint: from `stored_policy.load_checkpoint`.
         horizon: steps after which an episode has failed; None takes the config's.
         device: torch device name; None takes the GPU if the checkpoint's config asks for one.
         film: whether `play` will be asked for pictures.
@@ -104,7 +104,9 @@ class Runner:
         with contextlib.redirect_stdout(io.StringIO()), envs.quiet_robosuite():
             # Before the environment, which reads the observation modalities set up on the way.
             self.policy = (
-                make_policy(config) if make_policy else restore.load_policy(checkpoint, device)
+                make_policy(config)
+                if make_policy
+                else stored_policy.load_policy(checkpoint, device)
             )
             self.env = env
             if env is None:

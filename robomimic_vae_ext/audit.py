@@ -174,7 +174,7 @@ def own_contract(config: Any) -> Contract | None:
     """The contract that this package ships for its own algorithm; None for every other."""
     if config.algo_name != "lapo":
         return None
-    from robomimic_vae_ext.lapo.contracts import contract_data
+    from robomimic_vae_ext.lapo.owners import contract_data
 
     return Contract.from_dict(contract_data(config.algo))
 

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from robomimic_vae_ext import compat
-from robomimic_vae_ext.data import reading
+from robomimic_vae_ext.data import hdf5
 from robomimic_vae_ext.errors import ConfigError, DatasetError
 from robomimic_vae_ext.lapo import frames as frame_storage
 from robomimic_vae_ext.lapo import losses, prefetch
@@ -82,7 +82,7 @@ class Storage:
         # Not at the top: it locks files, which not every system can that needs no such files.
         from robomimic_vae_ext.lapo import frames_on_disk
 
-        layout = Layout.of(file, reading.demo_names(file, Path(file.filename)))
+        layout = Layout.of(file, hdf5.demo_names(file, Path(file.filename)))
         pictures = [kind for kind in kinds if kind.is_picture]
         others = [kind for kind in kinds if not kind.is_picture]
         found = frames_on_disk.open_or_write(file, pictures, layout, self.folder)

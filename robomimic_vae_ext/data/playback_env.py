@@ -11,7 +11,7 @@ import h5py
 
 from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE, convert_env_args
-from robomimic_vae_ext.data.reading import read_env_args
+from robomimic_vae_ext.data.hdf5 import read_env_args
 from robomimic_vae_ext.errors import DatasetError
 
 

@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.data.copying import copy_attributes, copy_outside, copy_rest, new_file
-from robomimic_vae_ext.data.reading import demo_names, find_group, list_names, open_dataset
-from robomimic_vae_ext.data.recording import Recording, put_state, read_recording
-from robomimic_vae_ext.data.replay_env import build_replay_env, replay_env_args
+from robomimic_vae_ext.data.hdf5 import demo_names, find_group, list_names, open_dataset
+from robomimic_vae_ext.data.playback_env import build_replay_env, replay_env_args
+from robomimic_vae_ext.data.robosuite_demos import Recording, put_state, read_recording
 from robomimic_vae_ext.data.schema import (
     check_compression,
     count_episodes,

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from robomimic_vae_ext.errors import SimulationError
-from robomimic_vae_ext.rollout import serving
+from robomimic_vae_ext.rollout import worker_process
 
 LOGGER: Final = logging.getLogger(__name__)
 ATTEMPTS: Final = 3  # times that an episode may fail before all is given up
@@ -55,12 +55,12 @@ class _Worker:
     """
 
     def __init__(self, inbox: queue.SimpleQueue[tuple[_Worker, Any]]) -> None:
-        self.setup: serving.Setup | None = None
-        self.task: serving.Task | None = None
+        self.setup: worker_process.Setup | None = None
+        self.task: worker_process.Task | None = None
         self.deadline = 0.0
         self.connection: Connection
         self.connection, theirs = _CONTEXT.Pipe()
-        self.process = _CONTEXT.Process(target=serving.serve, args=(theirs,), daemon=True)
+        self.process = _CONTEXT.Process(target=worker_process.serve, args=(theirs,), daemon=True)
         # Ctrl-C goes to the whole process group and is the parent's business: workers are born
         # with SIGINT blocked. The tracker first, since its own start unblocks it.
         resource_tracker.ensure_running()
@@ -130,8 +130,11 @@ class Pool:
         return [worker.process.pid for worker in self._workers if worker.process.pid is not None]
 
     def play(
-        self, setup: serving.Setup, tasks: Sequence[serving.Task], act: Act | None = None
-    ) -> Iterator[serving.Done]:
+        self,
+        setup: worker_process.Setup,
+        tasks: Sequence[worker_process.Task],
+        act: Act | None = None,
+    ) -> Iterator[worker_process.Done]:
         """Play episodes, yielding each as it ends, in any order.
 
         Args:
@@ -153,12 +156,12 @@ class Pool:
                     if worker not in self._workers:  # removed by an earlier message
                         continue
                     worker.deadline = self._clock + self.patience.step
-                    if isinstance(message, serving.Done):
+                    if isinstance(message, worker_process.Done):
                         worker.task = None
                         yield message
-                    elif isinstance(message, serving.Question):
+                    elif isinstance(message, worker_process.Question):
                         questions.append((worker, message.obs))
-                    elif isinstance(message, serving.Failed):
+                    elif isinstance(message, worker_process.Failed):
                         if message.error is not None:
                             raise message.error
                         self._repeat(worker, f"raised {message.reason}", waiting, failures)
@@ -177,7 +180,7 @@ class Pool:
     def _busy(self) -> list[_Worker]:
         return [worker for worker in self._workers if worker.task is not None]
 
-    def _assign(self, setup: serving.Setup, waiting: deque[serving.Task]) -> None:
+    def _assign(self, setup: worker_process.Setup, waiting: deque[worker_process.Task]) -> None:
         """Give every idle worker an episode, starting workers where some are missing."""
         idle = [worker for worker in self._workers if worker.task is None]
         while waiting and (idle or len(self._workers) < self.count):
@@ -217,7 +220,7 @@ class Pool:
         self,
         worker: _Worker,
         what: str,
-        waiting: deque[serving.Task],
+        waiting: deque[worker_process.Task],
         failures: Counter[int],
     ) -> None:
         """Remove a worker and put its episode first in the queue.

@@ -12,9 +12,10 @@ from typing import Any
 import h5py
 import pytest
 
-from robomimic_vae_ext import training
+from robomimic_vae_ext import training, training_config
 from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.errors import ConfigError, DatasetError, SimulationError
+from robomimic_vae_ext.training import TrainOptions
 from tests.conftest import REPOSITORY, image_settings, merge, write_dataset
 
 
@@ -101,7 +102,7 @@ def test_pictures_that_do_not_fit_their_crop_are_one_sentence(
     changes = {"observation": {"encoder": {"rgb": crop}}}
     config = write_config(tmp_path / "c.json", dataset, tmp_path / "out", changes)
     with pytest.raises(ConfigError, match="pixels and its crop 999x999; expected pictures larger"):
-        training.train(["--config", str(config)])
+        training.train(TrainOptions(str(config)))
     assert not (tmp_path / "out").exists()
 
 
@@ -119,12 +120,12 @@ def test_goals_that_robosuite_cannot_give_are_refused_before_an_epoch(
     }
     config = write_config(tmp_path / "c.json", dataset, tmp_path / "out", goals)
     with pytest.raises(ConfigError, match=f"robosuite's {name} has no _get_goal; expected"):
-        training.train(["--config", str(config)])
+        training.train(TrainOptions(str(config)))
     assert not (tmp_path / "out").exists()
     if rollout_envs:
         return
     goals["experiment"] = {"rollout": {"enabled": False}}
-    training.train(["--config", str(write_config(config, dataset, tmp_path / "out", goals))])
+    training.train(TrainOptions(str(write_config(config, dataset, tmp_path / "out", goals))))
 
 
 @pytest.mark.parametrize("part", ["pictures", "videos", "neither"])
@@ -141,13 +142,13 @@ def test_nothing_is_trained_where_rollouts_cannot_be_rendered(
     }
     if part != "pictures":
         changes["observation"] = {"modalities": {"obs": {"rgb": []}}}
-    flags = ["--config", str(write_config(tmp_path / "c.json", dataset, tmp_path / "out", changes))]
+    flags = str(write_config(tmp_path / "c.json", dataset, tmp_path / "out", changes))
     if part == "neither":
-        training.train(flags)
+        training.train(TrainOptions(flags))
         return
     advice = {"pictures": "train with experiment.rollout", "videos": "set experiment.render_video"}
     with pytest.raises(SimulationError, match=f"Or {advice[part]}"):
-        training.train(flags)
+        training.train(TrainOptions(flags))
     assert not (tmp_path / "out").exists()
 
 
@@ -156,7 +157,7 @@ def test_resuming_needs_one_run(tmp_path: Path, runs: int) -> None:
     for name in range(runs):
         (tmp_path / "experiment" / str(name)).mkdir(parents=True)
     with pytest.raises(ConfigError, match=f"holds {runs} runs; expected exactly one"):
-        training._check_resume(tmp_path / "experiment")
+        training_config.check_resume(tmp_path / "experiment")
 
 
 def test_too_large_a_dataset_is_refused_before_it_is_read(dataset: Path, tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_too_large_a_dataset_is_refused_before_it_is_read(dataset: Path, tmp_pat
     assert "algo.replay.max_gib" in result.stderr.splitlines()[-1]
 
 
-def bad_config(tmp_path: Path, kind: str) -> list[str]:
+def bad_config(tmp_path: Path, kind: str) -> str:
     path = tmp_path / "bad.json"
     if kind == "not json":
         path.write_text("{")
@@ -182,7 +183,7 @@ def bad_config(tmp_path: Path, kind: str) -> list[str]:
         path.write_text('{"algo_name": "bc", "trian": {}}')
     if kind == "no data":
         path.write_text('{"algo_name": "lapo"}')
-    return ["--config", str(path)]
+    return str(path)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +200,7 @@ def bad_config(tmp_path: Path, kind: str) -> list[str]:
 )
 def test_bad_configs_are_one_sentence(tmp_path: Path, kind: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        training.train(bad_config(tmp_path, kind))
+        training.train(TrainOptions(bad_config(tmp_path, kind)))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -247,7 +248,7 @@ def test_bad_datasets_are_refused_before_anything_is_written(
     rollouts = {"experiment": {"rollout": {"enabled": True}}}
     config = write_config(tmp_path / "c.json", path, tmp_path / "out", rollouts)
     with pytest.raises(DatasetError) as caught:
-        training.train(["--config", str(config)])
+        training.train(TrainOptions(str(config)))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

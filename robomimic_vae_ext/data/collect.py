@@ -81,16 +81,12 @@ def collect(
         A report.
 
     Raises:
-        DatasetError: `out` or a partial run is in the way, another process makes it, or its folder
+        OutputError: `out` exists already.
+        DatasetError: a partial run is in the way, another process makes it, or its folder
             cannot be made.
         SimulationError: the simulator cannot render, or a worker process died.
     """
-    if out.is_dir():
-        raise DatasetError(f"{out} is a folder", "a file to make", "Choose another --out.")
-    if out.exists() and not overwrite:
-        raise DatasetError(
-            f"{out} exists already", "a new file", "Choose another --out or add --overwrite."
-        )
+    files.check_output(out, overwrite)
     with _alone(out.with_name(out.name + ".partial")) as partial:
         _prepare_partial(settings, partial, resume, overwrite)
         return _collect(settings, out, partial, workers)

@@ -13,22 +13,20 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from robomimic_vae_ext.data.copying import (
+from robomimic_vae_ext.data.env_args import convert_env_args, version_of
+from robomimic_vae_ext.data.hdf5 import (
     copy_attributes,
     copy_outside,
     copy_rest,
-    new_file,
-    storage_of,
-)
-from robomimic_vae_ext.data.env_args import convert_env_args, version_of
-from robomimic_vae_ext.data.hdf5 import (
     demo_names,
     find_array,
     find_group,
     list_names,
+    new_file,
     open_dataset,
     read_array,
     read_env_args,
+    storage_of,
 )
 from robomimic_vae_ext.errors import DatasetError
 
@@ -70,6 +68,7 @@ def complete_dataset(
     assume_success: bool = False,
     clip_actions: bool = False,
     robosuite_version: str = "",
+    overwrite: bool = False,
 ) -> ConvertReport:
     """Copy a dataset and add what offline RL needs and the dataset lacks.
 
@@ -81,22 +80,24 @@ def complete_dataset(
 
     Args:
         source: the dataset.
-        target: the file to make; it must not exist.
+        target: the file to make.
         assume_success: every demonstration ends with success: missing rewards are 1 at its end.
         clip_actions: clip actions to [-1, 1].
         robosuite_version: translate `env_args` for this version; `installed` or empty for none.
+        overwrite: an existing target may be replaced.
 
     Returns:
         What was done.
 
     Raises:
+        OutputError: `target` exists already, or is the source.
         DatasetError: the dataset cannot be read or completed.
     """
     added: set[str] = set()
     clipped = dropped = total = 0
     with (
         open_dataset(source) as old,
-        new_file(target) as unfinished,
+        new_file(target, source, overwrite) as unfinished,
         h5py.File(unfinished, "r+") as new,
     ):
         demos = demo_names(old, source)

@@ -20,10 +20,23 @@ import numpy as np
 from tqdm import tqdm
 
 from robomimic_vae_ext.data import envs
-from robomimic_vae_ext.data.copying import copy_attributes, copy_outside, copy_rest, new_file
-from robomimic_vae_ext.data.hdf5 import demo_names, find_group, list_names, open_dataset
-from robomimic_vae_ext.data.playback_env import build_replay_env, replay_env_args
-from robomimic_vae_ext.data.robosuite_demos import Recording, put_state, read_recording
+from robomimic_vae_ext.data.hdf5 import (
+    copy_attributes,
+    copy_outside,
+    copy_rest,
+    demo_names,
+    find_group,
+    list_names,
+    new_file,
+    open_dataset,
+)
+from robomimic_vae_ext.data.robosuite_demos import (
+    Recording,
+    build_replay_env,
+    put_state,
+    read_recording,
+    replay_env_args,
+)
 from robomimic_vae_ext.data.schema import (
     check_compression,
     count_episodes,
@@ -81,6 +94,7 @@ def replay_dataset(
     size: int = 84,
     rendering: str = "fast",
     compress: str = "",
+    overwrite: bool = False,
 ) -> ReplayReport:
     """Replay a file of states and actions into a robomimic dataset.
 
@@ -90,22 +104,24 @@ def replay_dataset(
 
     Args:
         source: robosuite's demo.hdf5, or a robomimic dataset with states.
-        target: the file to make; it must not exist.
+        target: the file to make.
         cameras: to render; none makes a low-dimensional dataset.
         size: of the pictures [pixel].
         rendering: `fast` takes our environment class where there is one, `full` robosuite's own.
         compress: `gzip`, `lzf` or empty, for pictures.
+        overwrite: an existing target may be replaced.
 
     Returns:
         What was found and done.
 
     Raises:
+        OutputError: `target` exists already, or is the source.
         DatasetError: the file is not of this kind, or its states do not fit the model.
     """
     check_compression(compress)
     with (
         open_dataset(source) as old,
-        new_file(target) as unfinished,
+        new_file(target, source, overwrite) as unfinished,
         h5py.File(unfinished, "r+") as new,
     ):
         names = demo_names(old, source)

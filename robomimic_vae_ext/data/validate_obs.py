@@ -12,7 +12,7 @@ import numpy as np
 from robomimic_vae_ext.data.hdf5 import find_array, find_group, list_names, read_array
 from robomimic_vae_ext.errors import DatasetError
 
-CONVERT: Final = "scripts/convert_dataset.py IN OUT"
+CONVERT: Final = "lapo convert IN OUT"
 
 
 def reference_shapes(

@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 
 from robomimic_vae_ext.data.playback import replay_dataset
-from robomimic_vae_ext.data.playback_env import build_replay_env, replay_env_args
-from robomimic_vae_ext.data.robosuite_demos import gripper_position, put_state
+from robomimic_vae_ext.data.robosuite_demos import (
+    build_replay_env,
+    gripper_position,
+    put_state,
+    replay_env_args,
+)
 from robomimic_vae_ext.data.validate import validate_dataset
 from robomimic_vae_ext.errors import DatasetError
 from tests.data.conftest import content

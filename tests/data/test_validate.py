@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
+from robomimic_vae_ext.cli import main
 from robomimic_vae_ext.data.validate import validate_dataset
 from robomimic_vae_ext.errors import DatasetError
 from tests.conftest import damage
@@ -132,9 +133,9 @@ BROKEN: dict[str, tuple[Callable[[h5py.File], None], str]] = {
         "demo_1/dones is NaN or infinite at step 1",
     ),
     "inf reward": (put("data/demo_0/rewards", 3, np.inf), "rewards is NaN or infinite at step 3"),
-    "no rewards": (drop("data/demo_1/rewards"), "has no rewards.*convert_dataset.py"),
-    "no dones": (drop("data/demo_1/dones"), "has no dones.*convert_dataset.py"),
-    "no next_obs": (drop("data/demo_1/next_obs"), "has no next_obs.*convert_dataset.py"),
+    "no rewards": (drop("data/demo_1/rewards"), "has no rewards.*lapo convert"),
+    "no dones": (drop("data/demo_1/dones"), "has no dones.*lapo convert"),
+    "no next_obs": (drop("data/demo_1/next_obs"), "has no next_obs.*lapo convert"),
     "dones length": (lambda f: replace(f, "data/demo_1/dones", np.zeros(3)), r"dones is \(3,\)"),
     "num_samples": (attribute("num_samples", 7, "data/demo_0"), "num_samples is 7"),
     "mask": (
@@ -319,6 +320,15 @@ def test_an_old_version_is_known_by_number_or_controllers(
         validate_dataset(tiny_dataset, rollouts=True)
 
 
+def test_every_file_is_checked(
+    tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", str(tmp_path / "none.hdf5"), str(tiny_dataset)]) == 2
+    out, err = capsys.readouterr()
+    assert f"{tiny_dataset}: valid" in out and "none.hdf5" in err
+    assert err.count("\n") == 1
+
+
 def test_script_exit_codes(tiny_dataset: Path) -> None:
     command = [sys.executable, str(SCRIPTS / "validate_dataset.py"), str(tiny_dataset)]
     good = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -328,7 +338,7 @@ def test_script_exit_codes(tiny_dataset: Path) -> None:
         [*command, "--obs-keys", "object"], capture_output=True, text=True, check=False
     )
     assert bad.returncode == 2
-    assert bad.stderr.startswith("validate_dataset.py: ") and bad.stderr.count("\n") == 1
+    assert bad.stderr.startswith("lapo validate: ") and bad.stderr.count("\n") == 1
     damage(tiny_dataset, f"data/demo_0/obs/{PICTURES}")
     read = subprocess.run(
         [*command, "--read-pictures"], capture_output=True, text=True, check=False

@@ -16,7 +16,7 @@ import numpy as np
 from robomimic_vae_ext import files
 from robomimic_vae_ext.errors import DatasetError, OutputError
 
-SHOW: Final = 12  # names listed in a message before it is cut
+SHOW: Final = 12  # names listed in a message at most
 
 
 def open_dataset(path: Path) -> h5py.File:
@@ -29,7 +29,7 @@ def open_dataset(path: Path) -> h5py.File:
         raise DatasetError(
             f"{path} cannot be read as HDF5 ({str(error).splitlines()[0]})",
             "a complete HDF5 file",
-            "It is truncated, still open for writing, or of another format: make or copy it again.",
+            "It is truncated, open for writing, or of another format: create or copy it again.",
         ) from error
 
 
@@ -45,9 +45,9 @@ def demo_names(file: h5py.File, path: Path) -> tuple[str, ...]:
     for name in data:
         if data.get(name) is None:
             raise DatasetError(
-                f"{path}: data/{name} is a link to nothing",
+                f"{path}: data/{name} is a broken link",
                 "a demonstration",
-                "Remove it, or bring back what it led to.",
+                "Remove the link, or restore its target.",
             )
     demos = [name for name in data if isinstance(data[name], h5py.Group)]
     if not demos:
@@ -87,29 +87,29 @@ def read_env_args(file: h5py.File, path: Path) -> dict[str, Any]:
     if not isinstance(env_args["env_kwargs"], dict):
         raise DatasetError(
             f"{path}: env_args has env_kwargs {json.dumps(env_args['env_kwargs'])}",
-            "a JSON object, {} if there is nothing to say",
+            "a JSON object, which may be empty",
             "Repair the attribute env_args of the group data.",
         )
     return dict(env_args)
 
 
 def collected_as(path: Path) -> Any:
-    """Settings that a dataset says it was collected with; None if it says nothing."""
+    """Settings that a dataset was collected with, from its notes; None if they do not say."""
     with open_dataset(path) as file:
         notes = file["data"].attrs.get("notes", "{}") if "data" in file else "{}"
     return json.loads(notes).get("collect")
 
 
 def find_array(group: h5py.Group, key: str, where: str) -> Any:
-    """Return an array of numbers (h5py.Dataset), or None if there is nothing of that name.
+    """Return an array of numbers (h5py.Dataset), or None if there is none of that name.
 
     Args:
-        group: to look in.
+        group: of the demonstration.
         key: name of the array.
         where: name of `group` for messages.
 
     Raises:
-        DatasetError: something else has that name.
+        DatasetError: that name is not an array of numbers.
     """
     if group.get(key, getlink=True) is None:
         return None
@@ -118,21 +118,21 @@ def find_array(group: h5py.Group, key: str, where: str) -> Any:
         return item
     kinds = {h5py.Dataset: "of type " + str(getattr(item, "dtype", "")), h5py.Group: "a group"}
     raise DatasetError(
-        f"{where}/{key} is {kinds.get(type(item), 'a link to nothing')}",
+        f"{where}/{key} is {kinds.get(type(item), 'a broken link')}",
         "an array of numbers",
         "Repair or leave out this demonstration.",
     )
 
 
 def find_group(group: h5py.Group, key: str, where: str) -> Any:
-    """Return a group, or None if there is nothing of that name; else as `find_array`."""
+    """Return a group, or None if there is none of that name; otherwise as `find_array`."""
     if group.get(key, getlink=True) is None:
         return None
     item = group.get(key)
     if isinstance(item, h5py.Group):
         return item
     raise DatasetError(
-        f"{where}/{key} is {'a link to nothing' if item is None else 'an array'}",
+        f"{where}/{key} is {'a broken link' if item is None else 'an array'}",
         "a group with one array per key",
         "Repair or leave out this demonstration.",
     )
@@ -150,13 +150,13 @@ def read_array(array: h5py.Dataset, where: str) -> np.ndarray:
         raise DatasetError(
             f"{where} cannot be read ({str(error).splitlines()[0]})",
             "an undamaged file",
-            "Copy or make it again, or leave out this demonstration.",
+            "Copy or create the file again, or leave out this demonstration.",
         ) from error
     return values
 
 
 def list_names(names: Iterable[Any]) -> str:
-    """Return names joined by commas, cut after a dozen."""
+    """Return names joined by commas, at most a dozen of them."""
     names = [str(name) for name in names]
     more = [f"... {len(names) - SHOW} more"] if len(names) > SHOW else []
     return ", ".join(names[:SHOW] + more)
@@ -188,7 +188,7 @@ def new_file(target: Path, source: Path, overwrite: bool = False) -> Iterator[Pa
         h5py.File(unfinished, "w").close()
     except OSError as error:
         raise DatasetError(
-            f"{target} cannot be made ({str(error).splitlines()[0]})",
+            f"{target} cannot be created ({str(error).splitlines()[0]})",
             "a folder to write to",
             "Choose another name.",
         ) from error
@@ -225,16 +225,16 @@ def copy_rest(
     length: int = 0,
     dropped: int = 0,
 ) -> None:
-    """Copy what a group holds as it is, whatever it may mean.
+    """Copy the content of a group as it is, including arrays that this package does not know.
 
     Args:
         source: a group.
         target: to copy to.
         where: name of `source` for messages.
-        done: names in `source` that are not to be copied.
+        done: names in `source` that are not copied.
         length: number of steps of the demonstration.
-        dropped: number of its last steps that are left out: arrays of one value for each of the
-            `length` steps, or for each of the states between them, lose as many.
+        dropped: number of its last steps that are left out, also from arrays with one value per
+            step or per state (`length` or `length` + 1 rows).
     """
     for name in source:
         if name in done:
@@ -242,9 +242,9 @@ def copy_rest(
         item = source.get(name)
         if item is None:
             raise DatasetError(
-                f"{where}/{name} is a link to nothing",
-                "what it once led to",
-                "Repair or remove it.",
+                f"{where}/{name} is a broken link",
+                "data",
+                "Repair or remove the link.",
             )
         if isinstance(item, h5py.Group):
             inner = target.create_group(name)
@@ -259,8 +259,8 @@ def copy_rest(
 
 
 def storage_of(array: h5py.Dataset, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return compression and chunks of an array, for one of another length."""
-    # A chunk may be as long as the old array, and HDF5 takes none that is longer than the new one.
+    """Return the compression and chunks of an array, for an array of another length."""
+    # A chunk may be as long as the old array, but HDF5 refuses one longer than the new array.
     chunks = array.chunks and tuple(map(min, array.chunks, shape))
     options = {"compression": array.compression, "compression_opts": array.compression_opts}
     return options | {"chunks": chunks, "shuffle": array.shuffle or None}

@@ -158,7 +158,7 @@ def test_two_collectors_of_one_file_are_refused(tmp_path: Path, make_settings: A
     with collecting._alone(out.with_name("x.hdf5.partial")) as partial:
         (partial / "episode_000000.hdf5").touch()
         for flags in ({"overwrite": True}, {"resume": True}, {}):
-            with pytest.raises(DatasetError, match="is being filled by another process"):
+            with pytest.raises(DatasetError, match="is in use by another process"):
                 collect(make_settings(n=1), out, **flags)
         assert (partial / "episode_000000.hdf5").exists()
 
@@ -276,5 +276,7 @@ def test_a_false_start_leaves_nothing(tmp_path: Path, make_settings: Any) -> Non
 
 
 def test_a_folder_that_cannot_be_made_is_named(make_settings: Any) -> None:
-    with pytest.raises(DatasetError, match=r"/proc/nope/x.hdf5.partial cannot be made \(No such"):
+    with pytest.raises(
+        DatasetError, match=r"/proc/nope/x.hdf5.partial cannot be created \(No such"
+    ):
         collect(make_settings(n=1), Path("/proc/nope/x.hdf5"))

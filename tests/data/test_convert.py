@@ -262,7 +262,7 @@ def test_chunks_fit_a_shorter_demonstration(
         ("obs/extra", np.zeros((5, 2)), "next_obs has the keys .*; expected those of obs"),
         ("actions", np.zeros((0, 7)), r"demo_0/actions is \(0, 7\)"),
         ("actions", np.full((5, 7), b"x"), r"demo_0/actions is of type \|S1"),
-        ("extra", h5py.SoftLink("/nowhere"), "demo_0/extra is a link to nothing"),
+        ("extra", h5py.SoftLink("/nowhere"), "demo_0/extra is a broken link"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(
@@ -275,7 +275,7 @@ def test_what_does_not_fit_is_one_sentence(
 
 
 def test_a_target_that_cannot_be_made_is_named(tiny_dataset: Path) -> None:
-    with pytest.raises(DatasetError, match=r"/proc/nope/x.hdf5 cannot be made"):
+    with pytest.raises(DatasetError, match=r"/proc/nope/x.hdf5 cannot be created"):
         complete_dataset(tiny_dataset, Path("/proc/nope/x.hdf5"))
 
 

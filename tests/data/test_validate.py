@@ -113,7 +113,7 @@ BROKEN: dict[str, tuple[Callable[[h5py.File], None], str]] = {
         lambda f: replace(f, "data/demo_1/next_obs/agentview_image", np.zeros((4, 9, 8, 3))),
         "demo_1/next_obs/agentview_image",
     ),
-    "no actions": (drop("data/demo_1/actions"), "actions is nothing"),
+    "no actions": (drop("data/demo_1/actions"), "actions is missing"),
     "action size": (
         lambda f: replace(f, "data/demo_1/actions", np.zeros((4, 6))),
         "6 dimensions; expected 7",
@@ -159,15 +159,15 @@ BROKEN: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "masks array": (lambda f: replace(f, "mask", np.zeros(2)), "mask is an array"),
     "float pictures": (
         everywhere(PICTURES, lambda a: a / 255),
-        "agentview_image has pictures of type float64; expected uint8 from 0 to 255",
+        "agentview_image has images of type float64; expected uint8 from 0 to 255",
     ),
     "float pictures of one demo": (
         lambda f: replace(f, f"data/demo_1/obs/{PICTURES}", np.full((4, 8, 8, 3), np.nan)),
-        "demo_1/obs/agentview_image has pictures of type float64",
+        "demo_1/obs/agentview_image has images of type float64",
     ),
     "channels first": (
         everywhere(PICTURES, lambda a: np.moveaxis(a, -1, 1)),
-        r"pictures of shape \(3, 8, 8\).*last axis",
+        r"images of shape \(3, 8, 8\).*last axis",
     ),
     "NaN depth": (
         everywhere(PICTURES, lambda a: np.full((*a.shape[:-1], 1), np.nan)),
@@ -180,7 +180,7 @@ BROKEN: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "empty observation": (everywhere("robot0_eef_pos", lambda a: a[:, :0]), r"is \(5, 0\)"),
     "observation group": (group("data/demo_1/obs/robot0_eef_pos"), "robot0_eef_pos is a group"),
     "first observation group": (group("data/demo_0/obs/robot0_eef_pos"), "is a group"),
-    "observation link": (link("data/demo_1/obs/robot0_eef_pos"), "is a link to nothing"),
+    "observation link": (link("data/demo_1/obs/robot0_eef_pos"), "is a broken link"),
     "next_obs array": (
         lambda f: replace(f, "data/demo_1/next_obs", np.zeros((4, 3))),
         "demo_1/next_obs is an array; expected a group",
@@ -196,7 +196,7 @@ BROKEN: dict[str, tuple[Callable[[h5py.File], None], str]] = {
         r"actions is \(5, 0\)",
     ),
     "reward group": (group("data/demo_0/rewards"), "rewards is a group"),
-    "demo link": (link("data/demo_7"), "data/demo_7 is a link to nothing"),
+    "demo link": (link("data/demo_7"), "data/demo_7 is a broken link"),
     "num_samples array": (
         attribute("num_samples", np.array([5, 5]), "data/demo_0"),
         r"num_samples is \[5, 5\]",
@@ -280,7 +280,7 @@ def test_truncated_file(tiny_dataset: Path, keep: int) -> None:
 def test_asked_for_key_lists_available_ones(tiny_dataset: Path) -> None:
     with pytest.raises(DatasetError, match="agentview_image, robot0_eef_pos"):
         validate_dataset(tiny_dataset, obs_keys=["object"])
-    with pytest.raises(DatasetError, match=r"no pictures of camera 'frontview'.*\(agentview\)"):
+    with pytest.raises(DatasetError, match=r"no images of camera 'frontview'.*\(agentview\)"):
         validate_dataset(tiny_dataset, obs_keys=["frontview_image"])
     with pytest.raises(DatasetError, match="no filter key 'success'"):
         validate_dataset(tiny_dataset, filter_keys=["success"])

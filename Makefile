@@ -35,7 +35,7 @@ check: $(STAMP)
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
 
 bench: $(STAMP)
-	$(PYTHON) scripts/benchmark.py --out docs/bench_cpu.json
+	$(PYTHON) -m robomimic_vae_ext bench --out docs/bench_cpu.json
 
 study-smoke: $(STAMP)
 	$(PYTHON) scripts/compare.py --study configs/study/smoke.json --out runs/study_smoke

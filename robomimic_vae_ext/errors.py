@@ -55,6 +55,10 @@ class OwnershipError(VaeExtError):
     """A trainable parameter with no optimizer, or with more than one."""
 
 
+class BenchmarkError(VaeExtError):
+    """A benchmark that cannot run, or results that do not belong together."""
+
+
 class AuditError(VaeExtError):
     """A gradient-flow audit that was given something it cannot work with."""
 

@@ -1,15 +1,9 @@
 """Which loss trains which module, who owns it, and did it move: knows torch only."""
 
-from robomimic_vae_ext.gradient_flow.contract import (
-    Contract,
-    Finding,
-    Loss,
-    Severity,
-    Target,
-    Verdict,
-)
+from robomimic_vae_ext.gradient_flow.judge.contract import Contract, Loss, Target
+from robomimic_vae_ext.gradient_flow.judge.findings import Finding, Severity, Verdict
 from robomimic_vae_ext.gradient_flow.periodic import PeriodicAudit
-from robomimic_vae_ext.gradient_flow.report import Report
+from robomimic_vae_ext.gradient_flow.show.flow_report import Report
 from robomimic_vae_ext.gradient_flow.tape import Tape, record
 
 __all__ = [

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 
 from robomimic_vae_ext.errors import AuditError
-from robomimic_vae_ext.gradient_flow.contract import Contract, Finding, Verdict
-from robomimic_vae_ext.gradient_flow.events import Backward
-from robomimic_vae_ext.gradient_flow.report import OUTSIDE, Report
+from robomimic_vae_ext.gradient_flow.judge.contract import Contract
+from robomimic_vae_ext.gradient_flow.judge.findings import Finding, Verdict
+from robomimic_vae_ext.gradient_flow.judge.judgement import OUTSIDE
+from robomimic_vae_ext.gradient_flow.recording.events import Backward
+from robomimic_vae_ext.gradient_flow.show.flow_report import Report
 from robomimic_vae_ext.gradient_flow.tape import record
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from robomimic_vae_ext.gradient_flow import Report, Verdict, record
-from robomimic_vae_ext.gradient_flow.figure import STYLES
+from robomimic_vae_ext.gradient_flow.show.flow_figure import STYLES
 from tests.gradient_flow.corpus_gradients import (
     SHARED,
     amp_scaler_skips_every_step,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from robomimic_vae_ext.gradient_flow.callsite import find_site
-from robomimic_vae_ext.gradient_flow.events import Site
+from robomimic_vae_ext.gradient_flow.recording.call_site import Site, find_site
 
 
 class Writes(NamedTuple):
@@ -21,7 +23,7 @@ class Writes(NamedTuple):
     sites: Mapping[int, tuple[Site, ...]]
 
 
-class WriteTrace(TorchDispatchMode):
+class WriteTrace:
     """Counts in-place operations on the watched tensors' memory.
 
     Version counters would be cheaper but miss writes through `.data`, which most Polyak updates
@@ -33,20 +35,32 @@ class WriteTrace(TorchDispatchMode):
         until: see `find_site`.
     """
 
-    supports_higher_order_operators = True
-
     def __init__(
         self, tensors: Sequence[torch.Tensor], muted: Callable[[], bool], until: FrameType | None
     ) -> None:
-        super().__init__()
         self._tensors = tensors
         self._muted = muted
         self._until = until
         self._by_memory: dict[int, int] = {}
-        self._written: dict[Any, tuple[int | str, ...]] = {}
         self._operations: dict[int, Counter[str]] = {}
         self._sites: dict[int, list[Site]] = {}
         self.refresh()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """See the writes of this thread while the block runs."""
+        mode = getattr(_of_thread, "mode", None)
+        if mode is None:
+            mode = _of_thread.mode = _DispatchMode()
+            mode.__enter__()
+        mode.traces = (*mode.traces, self)
+        try:
+            yield
+        finally:
+            mode.traces = tuple(trace for trace in mode.traces if trace is not self)
+            if not mode.traces:
+                _of_thread.mode = None
+                mode.__exit__(None, None, None)
 
     def refresh(self) -> None:
         """Learn where the parameters lie now; assigning to `.data` moves them."""
@@ -69,6 +83,31 @@ class WriteTrace(TorchDispatchMode):
         self._operations, self._sites = {}, {}
         return taken
 
+    def note(self, operation: str, tensors: Sequence[torch.Tensor]) -> None:
+        """An operation has written to these tensors."""
+        if self._muted():
+            return
+        site: Site | None = None
+        for tensor in tensors:
+            index = self._by_memory.get(tensor.untyped_storage().data_ptr())
+            if index is not None:
+                site = site or find_site(self._until)
+                self._operations.setdefault(index, Counter())[operation] += 1
+                self._sites.setdefault(index, []).append(site)
+
+
+class _DispatchMode(TorchDispatchMode):
+    """One for all traces of a thread: torch's modes must end in the reverse order of their start.
+
+    Recordings need not.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.traces: tuple[WriteTrace, ...] = ()
+
     def __torch_dispatch__(
         self,
         func: Any,
@@ -78,24 +117,18 @@ class WriteTrace(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if func not in self._written:
-            self._written[func] = _written_arguments(func)
-        places = self._written[func]
-        if places and not self._muted():
-            self._note(func, _tensors_at(places, args, kwargs))
+        places = _written_arguments(func)
+        if places:
+            tensors = list(_tensors_at(places, args, kwargs))
+            for trace in self.traces:
+                trace.note(str(func), tensors)
         return result
 
-    def _note(self, func: Any, tensors: Iterator[torch.Tensor]) -> None:
-        site: Site | None = None
-        for tensor in tensors:
-            index = self._by_memory.get(tensor.untyped_storage().data_ptr())
-            if index is None:
-                continue
-            site = site or find_site(self._until)
-            self._operations.setdefault(index, Counter())[str(func)] += 1
-            self._sites.setdefault(index, []).append(site)
+
+_of_thread = threading.local()
 
 
+@functools.lru_cache(maxsize=4096)
 def _written_arguments(func: Any) -> tuple[int | str, ...]:
     """Positions (names, where keyword-only) of the arguments that an operation writes to."""
     schema = getattr(func, "_schema", None)  # higher-order operators have none, and write nothing

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -11,28 +13,55 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from robomimic_vae_ext.gradient_flow import tensors as tensor_math
-from robomimic_vae_ext.gradient_flow.callsite import find_site, stack_depth
-from robomimic_vae_ext.gradient_flow.events import (
+from robomimic_vae_ext.gradient_flow.recording import tensor_math
+from robomimic_vae_ext.gradient_flow.recording.autograd_graph import Part, Reach, reach
+from robomimic_vae_ext.gradient_flow.recording.call_site import (
     NOWHERE,
+    Site,
+    find_site,
+    stack_depth,
+)
+from robomimic_vae_ext.gradient_flow.recording.events import (
     Backward,
     Cleared,
     Clipped,
     Edited,
     Event,
     Recording,
-    Site,
     Stepped,
 )
-from robomimic_vae_ext.gradient_flow.graph import Part, reach
-from robomimic_vae_ext.gradient_flow.inventory import Inventory, owned_tensors
-from robomimic_vae_ext.gradient_flow.ledger import Changes, Ledger
-from robomimic_vae_ext.gradient_flow.movement import MovementWatch
-from robomimic_vae_ext.gradient_flow.ownership import Ownership
-from robomimic_vae_ext.gradient_flow.writes import WriteTrace
+from robomimic_vae_ext.gradient_flow.recording.inventory import (
+    Inventory,
+    Ownership,
+    owned_tensors,
+)
+from robomimic_vae_ext.gradient_flow.recording.ledger import Changes, Ledger
+from robomimic_vae_ext.gradient_flow.recording.movement import MovementWatch
+from robomimic_vae_ext.gradient_flow.recording.write_trace import WriteTrace
 
 # A tuple itself, so that it is looked for first; torch 2.0 has none.
 _EDGE: Any = getattr(torch.autograd.graph, "GradientEdge", ())
+
+
+@dataclass
+class _RunningBackward:
+    """A backward that has not returned yet.
+
+    Args:
+        index: of its event, once that is reserved.
+        fresh: parameter index -> gradient that the ledger does not know of yet.
+        booked: parameter index -> gradient that it knows of; `norms` are theirs.
+        threads: those that autograd runs the hooks of watched parameters in.
+    """
+
+    site: Site
+    reach: Reach
+    frozen: frozenset[int]
+    index: int | None = None
+    fresh: dict[int, torch.Tensor] = field(default_factory=dict)
+    booked: dict[int, torch.Tensor] = field(default_factory=dict)
+    norms: dict[int, float] = field(default_factory=dict)
+    threads: set[int] = field(default_factory=set)
 
 
 class Recorder:
@@ -55,13 +84,16 @@ class Recorder:
         self._inventory = inventory
         self._keep_vectors = keep_vectors
         self._until = until
+        self._thread = threading.get_ident()
         self._events: list[Event] = []
+        self._starts: list[int] = []
+        self._trainable = {i for i, t in enumerate(inventory.tensors) if t.requires_grad}
         self._ledger = Ledger(inventory.tensors)
         self._watch = MovementWatch(inventory)
         self._owners = Ownership(inventory, optimizers)
         self._vectors: dict[int, dict[str, torch.Tensor]] = {}
         self._busy = False
-        self._backward_depth = 0
+        self._running: _RunningBackward | None = None
         self._stepping: Optimizer | None = None
         self._step_site: Site = NOWHERE
         self._step_depth = 0
@@ -82,11 +114,29 @@ class Recorder:
             parameters=self._inventory.parameters,
             owners=self._owners.of_parameters,
             buffers={name: tuple(items) for name, items in self._inventory.buffers.items()},
+            trainable=frozenset(self._trainable),
             events=tuple(self._events),
             contributions=self._ledger.contributions(),
+            starts=tuple(self._starts) or (0,),
             vectors=self._vectors,
             seconds=seconds,
         )
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Mark one training step."""
+        with self._working():
+            self._catch_up(look=True)
+        self._starts.append(len(self._events))
+        yield
+        # What the step wrote last (a Polyak update) must not be counted to the next one.
+        with self._working():
+            self._catch_up(look=True)
+
+    def hears(self, thread: int) -> bool:
+        """Its own thread, and those in which autograd runs its backward's hooks (on a GPU)."""
+        running = self._running
+        return thread == self._thread or (running is not None and thread in running.threads)
 
     def is_muted(self) -> bool:
         """True while an optimizer or the recorder itself writes."""
@@ -94,30 +144,37 @@ class Recorder:
 
     def on_backward(self, roots: Any, call: Callable[[Any], Any]) -> Any:
         """Run a backward and book what it adds to which parameter."""
-        if self._backward_depth:  # a checkpointed layer runs its own backward inside the loss's
+        if self._running is not None:  # a checkpointed layer runs its own inside the loss's
             return call(roots)
         single = isinstance(roots, (torch.Tensor, _EDGE))
         listed = (roots,) if single else tuple(roots)
         with self._working():
             site = self._catch_up()
             self._gradients_site = None
-            upstream, passed = self._reach(listed)
-            added: dict[int, torch.Tensor] = {}
-            hooks = [self._hook(i, added) for i in self._trainable()]
-        self._backward_depth += 1
+            frozen = self._frozen()
+            running = _RunningBackward(site, self._reach(listed), frozen)
+            hooks = [
+                self._hook(i, running)
+                for i, tensor in enumerate(self._inventory.tensors)
+                if i not in frozen and tensor.is_leaf
+            ]
+        self._running = running
+        failed = True
         try:
             result = call(roots if single else listed)
+            failed = False
         finally:
-            self._backward_depth -= 1
             for hook in hooks:
                 hook.remove()
-        with self._working():
-            self._book_backward(site, added, upstream, passed)
+            self._running = None
+            if not failed or running.index is not None:
+                with self._working():
+                    self._close_backward(running)
         return result
 
     def on_gradients(self, call: Callable[[], Any]) -> Any:
         """Remember where gradients were asked for, in case they are written into `.grad`."""
-        if not self._busy and not self._backward_depth:
+        if not self._busy and self._running is None:
             self._gradients_site = find_site(self._until)
         return call()
 
@@ -147,8 +204,7 @@ class Recorder:
         given = listed if listed and not single else parameters
         with self._working():
             site = self._catch_up()
-            indices = self._owners.indices(listed)
-            norms = self._ledger.gradient_norms(indices)
+            norms = self._ledger.gradient_norms(self._owners.indices(listed))
         result = call(given)
         with self._working():
             index = len(self._events)
@@ -180,11 +236,21 @@ class Recorder:
             shift = self._watch.look(owned)
             with_gradient = frozenset(self._ledger.gradient_norms(owned))
             self._ledger.use(index, with_gradient)
-            name = self._owners.name_of(optimizer, site)
             self._events.append(
-                Stepped(index, site, name, owned, with_gradient, shift.moved, shift.sizes)
+                Stepped(
+                    index,
+                    site,
+                    self._owners.name_of(optimizer, site),
+                    owned,
+                    with_gradient,
+                    self._owners.indices(_tensors_at_rate_zero(optimizer)),
+                    shift.moved,
+                    shift.sizes,
+                )
             )
             self._drop_writes()
+
+    # -- booking --------------------------------------------------------------------------------
 
     def _catch_up(self, look: bool = False) -> Site:
         """Book whatever changed since the last event, and say where we are now.
@@ -194,6 +260,8 @@ class Recorder:
                 weights and gradients changed; at every event it would cost more than the rest.
         """
         site = find_site(self._until)
+        if self._running is not None:  # an optimizer that steps inside backward, by hooks
+            self._book_fresh(self._running)
         changes = self._ledger.look()
         if look or changes.cleared:
             self._book_movement()
@@ -211,6 +279,7 @@ class Recorder:
             self.trace.refresh()
 
     def _book_gradients(self, changes: Changes, site: Site) -> None:
+        """Changes of `.grad` that no call explains: cleared, edited or written by hand."""
         if changes.cleared:
             index = len(self._events)
             lost = self._ledger.clear(index, changes.cleared, stepping=self._stepping is not None)
@@ -227,62 +296,88 @@ class Recorder:
                     added=changes.appeared,
                     upstream={},
                     nonfinite=frozenset(),
+                    frozen=self._frozen(),
                     by_hand=True,
                     copied=self._gradients_site is None,
                 )
             )
             self._ledger.add(index, changes.appeared)
 
-    def _book_backward(
-        self,
-        site: Site,
-        added: Mapping[int, torch.Tensor],
-        upstream: Mapping[str, frozenset[str]],
-        passed: frozenset[int],
-    ) -> None:
-        index = len(self._events)
-        norms = dict(zip(added, tensor_math.norms(list(added.values())), strict=True))
-        broken = frozenset(i for i, norm in norms.items() if norm - norm != 0.0)
-        self._events.append(
-            Backward(index, site, self.label, norms, upstream, broken, passed=passed)
-        )
-        self._ledger.add(index, norms)
+    def _book_fresh(self, running: _RunningBackward) -> None:
+        """Tell the ledger of the gradients that have arrived since the last call."""
+        if running.index is None:
+            running.index = len(self._events)
+            self._events.append(self._backward_event(running))
+        fresh, running.fresh = running.fresh, {}
+        norms = dict(zip(fresh, tensor_math.norms(list(fresh.values())), strict=True))
+        self._ledger.add(running.index, norms)
+        for i, gradient in fresh.items():
+            if i in running.booked:
+                gradient = running.booked[i] + gradient
+                norms[i] = tensor_math.norms([gradient])[0]
+            running.booked[i], running.norms[i] = gradient, norms[i]
+
+    def _close_backward(self, running: _RunningBackward) -> None:
+        self._book_fresh(running)
+        assert running.index is not None
+        self._events[running.index] = self._backward_event(running)
         if self._keep_vectors:
-            self._vectors[index] = self._per_module(added)
+            self._vectors[running.index] = self._per_module(running.booked)
+
+    def _backward_event(self, running: _RunningBackward) -> Backward:
+        assert running.index is not None
+        norms = dict(running.norms)
+        owners = self._owners.of_parameters
+        return Backward(
+            index=running.index,
+            site=running.site,
+            label=self.label,
+            added=norms,
+            upstream=running.reach.upstream,
+            nonfinite=frozenset(i for i, norm in norms.items() if norm - norm != 0.0),
+            frozen=running.frozen,
+            passed=frozenset(
+                i
+                for i in range(len(self._inventory.parameters))
+                if self._part(i, owners) in running.reach.passed
+            ),
+        )
 
     def _per_module(self, added: Mapping[int, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Flat gradient per module, zeros where a parameter was not reached, to compare losses."""
-        reached = {self._inventory.parameters[i].module for i in added}
+        inside: dict[str, list[int]] = {}
+        for i, parameter in enumerate(self._inventory.parameters):
+            inside.setdefault(parameter.module, []).append(i)
+        zero = torch.zeros_like
         return {
             module: tensor_math.flat(
-                [
-                    added.get(i, torch.zeros_like(self._inventory.tensors[i]))
-                    for i, p in enumerate(self._inventory.parameters)
-                    if p.module == module
-                ]
+                [added[i] if i in added else zero(self._inventory.tensors[i]) for i in indices]
             )
-            for module in self._inventory.modules
-            if module in reached
+            for module, indices in inside.items()
+            if any(i in added for i in indices)
         }
 
-    def _hook(self, index: int, added: dict[int, torch.Tensor]) -> Any:
+    def _hook(self, index: int, running: _RunningBackward) -> Any:
         def keep(grad: torch.Tensor) -> None:
+            running.threads.add(threading.get_ident())
             # A copy: autograd may go on to use this very memory as `.grad`.
             with self._working():
-                before = added.get(index)
+                before = running.fresh.get(index)
                 new = tensor_math.copy(grad)
-                added[index] = new if before is None else before + new
+                running.fresh[index] = new if before is None else before + new
 
         return self._inventory.tensors[index].register_hook(keep)
 
-    def _trainable(self) -> list[int]:
-        return [i for i, t in enumerate(self._inventory.tensors) if t.requires_grad and t.is_leaf]
+    def _frozen(self) -> frozenset[int]:
+        tensors = self._inventory.tensors
+        frozen = frozenset(i for i, tensor in enumerate(tensors) if not tensor.requires_grad)
+        self._trainable.update(i for i in range(len(tensors)) if i not in frozen)
+        return frozen
 
     def _part(self, index: int, owners: Mapping[int, tuple[str, ...]]) -> Part:
         return Part(self._inventory.parameters[index].module, owners.get(index, ()))
 
-    def _reach(self, roots: Sequence[Any]) -> tuple[Mapping[str, frozenset[str]], frozenset[int]]:
-        """What `Backward` knows as `upstream` and `passed`."""
+    def _reach(self, roots: Sequence[Any]) -> Reach:
         owners = self._owners.of_parameters
 
         def part_of(tensor: torch.Tensor) -> Part | None:
@@ -290,10 +385,7 @@ class Recorder:
             return None if index is None else self._part(index, owners)
 
         nodes = [root.node if isinstance(root, _EDGE) else root.grad_fn for root in roots]
-        found = reach([node for node in nodes if node is not None], part_of)
-        indices = range(len(self._inventory.parameters))
-        passed = frozenset(i for i in indices if self._part(i, owners) in found.passed)
-        return found.upstream, passed
+        return reach([node for node in nodes if node is not None], part_of)
 
     def _drop_writes(self) -> None:
         if self.trace:
@@ -309,3 +401,10 @@ class Recorder:
                 yield
         finally:
             self._busy = before
+
+
+def _tensors_at_rate_zero(optimizer: Optimizer) -> Iterator[torch.Tensor]:
+    for group in optimizer.param_groups:
+        rate = group.get("lr")
+        if isinstance(rate, (int, float, torch.Tensor)) and float(rate) == 0.0:
+            yield from group["params"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from robomimic_vae_ext.gradient_flow.events import BuffersMoved, Moved
-from robomimic_vae_ext.gradient_flow.inventory import Inventory
-from robomimic_vae_ext.gradient_flow.tensors import copy, distance, norms, same
-from robomimic_vae_ext.gradient_flow.writes import Writes
+from robomimic_vae_ext.gradient_flow.recording.events import BuffersMoved, Moved
+from robomimic_vae_ext.gradient_flow.recording.inventory import Inventory
+from robomimic_vae_ext.gradient_flow.recording.tensor_math import copy, distance, norms, same
+from robomimic_vae_ext.gradient_flow.recording.write_trace import Writes
 
 
 class Shift(NamedTuple):

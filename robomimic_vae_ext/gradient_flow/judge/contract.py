@@ -1,58 +1,13 @@
-"""What training is meant to do, in a few lines of plain data, and the words for what it does."""
+"""What training is meant to do, in a few lines of plain data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from robomimic_vae_ext.errors import AuditError
-from robomimic_vae_ext.gradient_flow.events import NOWHERE, Site
-
-
-class Verdict(Enum):
-    """What one loss does to one module, or what became of a module."""
-
-    DRIVEN = "driven"  # gradient, then a step of its owner
-    DISCARDED = "discarded"  # gradient, cleared before its owner stepped
-    STARVED = "starved"  # owned, never reached
-    ORPHAN = "orphan"  # gradient, no owner
-    LEAK = "leak"  # reached by a loss that the contract forbids
-    DOUBLE_OWNED = "double-owned"  # in two optimizers
-    STALE = "stale"  # stepped or clipped with another loss's left-over
-    DRIFT = "drift"  # moved without a gradient: momentum, weight decay
-    FROZEN = "frozen"  # does not move
-    TARGET = "target"  # moves by Polyak only, once, its buffers too
-    TRANSIT = "transit"  # gradient left behind on the way to a module that the loss drives
-    PENDING = "pending"  # gradient that still waits when the recording ends
-    MISOWNED = "misowned"  # in another optimizer than the contract says
-
-
-class Severity(Enum):
-    """Whether a finding breaks the contract or is only worth knowing."""
-
-    NOTE = "note"
-    BROKEN = "broken"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing worth saying, with the line of code that causes it."""
-
-    verdict: Verdict
-    severity: Severity
-    module: str
-    message: str
-    site: Site = NOWHERE
-    loss: str | None = None
-    optimizer: str | None = None
-    parameters: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """Equal for the same finding in two recordings."""
-        return self.verdict.value, self.module, self.loss or self.optimizer or ""
+from robomimic_vae_ext.gradient_flow.recording.events import SHARED
 
 
 @dataclass(frozen=True)
@@ -60,16 +15,26 @@ class Loss:
     """What one loss may do.
 
     Args:
-        drives: modules that must move by it.
+        drives: modules that it must train in every step that it runs in.
         passes: modules it may leave an unused gradient in, on its way to those it drives.
         match: text that tells this loss's backward from the others: part of a function's name or
             of a source line on the call stack. Without it: `tape.label(name)`, then the name of
             the variable or function, then the order of first appearance.
+        every: it runs at least once in this many training steps (a delayed actor: 2).
     """
 
     drives: tuple[str, ...]
     passes: tuple[str, ...] = ()
     match: str = ""
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.every, int) or self.every < 1:
+            raise AuditError(
+                f"the contract has a loss with every = {self.every!r}",
+                "a whole number of training steps, 1 or more",
+                "Correct `every`.",
+            )
 
 
 @dataclass(frozen=True)
@@ -89,10 +54,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Contract:
-    """Which loss drives what, who owns what, what is a target, what stands still.
+    """Which loss drives what, who owns what, what is a target, what does not move.
 
     A module that a loss reaches and that is neither in its `drives` nor in its `passes` is a leak.
-    Names also match what lies inside: `critic` stands for `critic[0]` and `critic.trunk`.
+    Names also match what lies inside: `critic` means `critic[0]` and `critic.trunk` too.
 
     Args:
         losses: name -> what it may do.
@@ -108,14 +73,14 @@ class Contract:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Contract:
-        """Build from plain data, as it stands in JSON.
+        """Build from plain data, such as JSON.
 
         Args:
-            data: `{"losses": {"critic": {"drives": [...], "passes": [...]}}, "owners": {...},
-                "targets": {"critic_target": {"of": "critic"}}, "frozen": [...]}`.
+            data: `{"losses": {"critic": {"drives": [...], "passes": [...], "every": 1}},
+                "owners": {...}, "targets": {"critic_target": {"of": "critic"}}, "frozen": [...]}`.
 
         Raises:
-            AuditError: a key that no contract has.
+            AuditError: a key that no contract has, or an interval that is not a positive number.
         """
         unknown = sorted(set(data) - {"losses", "owners", "targets", "frozen"})
         if unknown:
@@ -130,7 +95,7 @@ class Contract:
         except TypeError as error:
             raise AuditError(
                 f"the contract holds a loss or target that cannot be read ({error})",
-                "drives, passes, match for a loss; of, every, buffers for a target",
+                "drives, passes, match, every for a loss; of, every, buffers for a target",
                 "Correct that entry.",
             ) from error
         return cls(losses, dict(data.get("owners", {})), targets, tuple(data.get("frozen", ())))
@@ -157,12 +122,10 @@ class Contract:
                 )
 
 
-def _loss(drives: Iterable[str], passes: Iterable[str] = (), match: str = "") -> Loss:
-    return Loss(tuple(drives), tuple(passes), match)
-
-
-#: Between the names of modules that share a parameter, none of which lies inside another.
-SHARED = "+"
+def _loss(
+    drives: Iterable[str], passes: Iterable[str] = (), match: str = "", every: int = 1
+) -> Loss:
+    return Loss(tuple(drives), tuple(passes), match, every)
 
 
 def covers(pattern: str, name: str) -> bool:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from robomimic_vae_ext.gradient_flow.events import Contribution
-from robomimic_vae_ext.gradient_flow.tensors import norms
+from robomimic_vae_ext.gradient_flow.recording.events import Contribution
+from robomimic_vae_ext.gradient_flow.recording.tensor_math import norms
 
 
 class Changes(NamedTuple):

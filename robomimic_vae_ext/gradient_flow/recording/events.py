@@ -1,60 +1,17 @@
-"""What the tape writes down: plain, frozen records in the order in which they happened."""
+"""What a recording holds: plain, frozen records in the order in which things happened."""
 
 from __future__ import annotations
 
-import linecache
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
-from typing import NamedTuple
 
 import torch
 
+from robomimic_vae_ext.gradient_flow.recording.call_site import Site
 
-class Frame(NamedTuple):
-    """One line of user code on the way to a torch call."""
-
-    file: str
-    line: int
-    function: str
-
-    @property
-    def where(self) -> str:
-        """`file.py:line`, short enough for a table."""
-        return f"{PurePath(self.file).name}:{self.line}"
-
-    @property
-    def text(self) -> str:
-        """The source line, stripped; empty where the source is not at hand."""
-        return linecache.getline(self.file, self.line).strip()
-
-
-class Site(NamedTuple):
-    """The user's part of the call stack, innermost frame first.
-
-    `rooted`: the last frame is the one that opened the recording.
-    """
-
-    frames: tuple[Frame, ...]
-    rooted: bool = False
-
-    @property
-    def where(self) -> str:
-        """`file.py:line` of the innermost frame of user code."""
-        return self.frames[0].where if self.frames else "unknown line"
-
-    @property
-    def line(self) -> int:
-        """Line number of the innermost frame, 0 where unknown."""
-        return self.frames[0].line if self.frames else 0
-
-    @property
-    def trail(self) -> str:
-        """`torch_utils.py:215 < bcq.py:431`: where it happened and who called it."""
-        return " < ".join(frame.where for frame in self.frames[:3]) or "unknown line"
-
-
-NOWHERE = Site(())
+#: Between the names of modules that share a parameter, none of which lies inside another.
+SHARED = "+"
 
 
 @dataclass(frozen=True)
@@ -66,9 +23,11 @@ class Backward:
         upstream: module -> modules whose output this loss pushed through it; a gradient left in
             a module with something upstream is the price of reaching that something.
         nonfinite: indices of parameters whose added gradient holds nan or inf.
+        frozen: indices of parameters with requires_grad=False at this call.
+        by_hand: no backward call was seen; the gradient was written into `.grad`.
+        copied: written by hand and not out of `torch.autograd.grad`: earlier gradients, rearranged.
         passed: parameters that are fed by others of their own module, which another optimizer
             owns: what `upstream` is between modules, inside one.
-        copied: written by hand and not out of `torch.autograd.grad`: earlier gradients, rearranged.
     """
 
     index: int
@@ -77,6 +36,7 @@ class Backward:
     added: Mapping[int, float]
     upstream: Mapping[str, frozenset[str]]
     nonfinite: frozenset[int]
+    frozen: frozenset[int] = frozenset()
     by_hand: bool = False
     copied: bool = False
     passed: frozenset[int] = frozenset()
@@ -117,6 +77,7 @@ class Stepped:
 
     Args:
         owned: parameters in its groups, `with_gradient` those whose `.grad` was not None.
+        zero_rate: parameters whose group had a learning rate of exactly 0.
         moved: parameter index -> norm of the change.
         sizes: module -> norm of its weights before, to make the change relative.
     """
@@ -126,6 +87,7 @@ class Stepped:
     optimizer: str
     owned: frozenset[int]
     with_gradient: frozenset[int]
+    zero_rate: frozenset[int]
     moved: Mapping[int, float]
     sizes: Mapping[str, float]
 
@@ -182,22 +144,25 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A tracked parameter: the module it is counted under, and its name there."""
+    """A watched parameter: the module it is counted under, and its name there."""
 
     module: str
     name: str
     numel: int
-    trainable: bool
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Everything one `with record(...)` block did, ready for verdicts.
+    """Everything one `with record(...)` block did, ready to be judged.
 
     Args:
         owners: parameter index -> optimizers that had it in a group at any time.
         buffers: module -> names of its buffers.
+        trainable: indices of parameters that required a gradient at some time.
+        starts: index of the first event of each marked training step; (0,) where no step was
+            marked: the recording then counts as one step.
         vectors: backward index -> module -> flat gradient, where vectors were asked for.
+        seconds: duration of the block.
     """
 
     modules: tuple[str, ...]
@@ -205,23 +170,51 @@ class Recording:
     parameters: tuple[Parameter, ...]
     owners: Mapping[int, tuple[str, ...]]
     buffers: Mapping[str, tuple[str, ...]]
+    trainable: frozenset[int]
     events: tuple[Event, ...]
     contributions: tuple[Contribution, ...]
+    starts: tuple[int, ...]
     vectors: Mapping[int, Mapping[str, torch.Tensor]]
     seconds: float
+
+    @property
+    def step_count(self) -> int:
+        """Number of recorded training steps."""
+        return len(self.starts)
+
+    def step_of(self, event: int) -> int:
+        """Number of the recorded step that an event belongs to, from 1."""
+        return max(1, bisect_right(self.starts, event))
 
     def of_module(self, module: str) -> tuple[int, ...]:
         """Indices of the parameters counted under `module`."""
         return tuple(i for i, p in enumerate(self.parameters) if p.module == module)
+
+    def owned(self, module: str) -> tuple[int, ...]:
+        """Those of them that an optimizer owns."""
+        return tuple(i for i in self.of_module(module) if self.owners.get(i))
 
     def module_owners(self, module: str) -> tuple[str, ...]:
         """Optimizers that own at least one parameter of `module`, in order."""
         owning = {name for i in self.of_module(module) for name in self.owners.get(i, ())}
         return tuple(name for name in self.optimizers if name in owning)
 
+    def steps_of(self, owners: Iterable[str]) -> list[Stepped]:
+        """Steps of these optimizers, in order."""
+        owners = tuple(owners)
+        return [e for e in self.events if isinstance(e, Stepped) and e.optimizer in owners]
+
     def names(self, parameters: Iterable[int]) -> tuple[str, ...]:
         """Names of these parameters inside their modules, each once."""
         return tuple(dict.fromkeys(self.parameters[i].name for i in parameters))
+
+    def per_module(self, norms: Mapping[int, float]) -> dict[str, float]:
+        """Norms of parameters put together to norms of modules, in the recording's order."""
+        squares: dict[str, float] = {}
+        for i in sorted(norms):
+            module = self.parameters[i].module
+            squares[module] = squares.get(module, 0.0) + norms[i] ** 2
+        return {module: square**0.5 for module, square in squares.items()}
 
     def describe(self, parameters: Iterable[int]) -> str:
         """These parameters of one module in words: the module's name where they are all of it."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from robomimic_vae_ext.gradient_flow.contract import Verdict
-from robomimic_vae_ext.gradient_flow.fates import Cell
-
-if TYPE_CHECKING:
-    from robomimic_vae_ext.gradient_flow.report import Report
+from robomimic_vae_ext.gradient_flow.judge.classify import Cell
+from robomimic_vae_ext.gradient_flow.judge.findings import Verdict
+from robomimic_vae_ext.gradient_flow.judge.judgement import OUTSIDE, Judgement
 
 # Colours that stay apart for colour-blind readers (Okabe and Ito), and by lightness in grey print.
 INK, BLUE, RED, GREY = "#1a1a1a", "#0072b2", "#d55e00", "#9a9a9a"
@@ -46,7 +44,7 @@ STYLES: dict[Verdict, _Style] = {
 }
 
 
-def draw(report: Report, path: str | Path, title: str = "") -> None:
+def draw(report: Judgement, path: str | Path, title: str = "") -> None:
     """Draw a report.
 
     Args:
@@ -83,7 +81,7 @@ def draw(report: Report, path: str | Path, title: str = "") -> None:
     figure.savefig(path)
 
 
-def _heading(report: Report, title: str) -> str:
+def _heading(report: Judgement, title: str) -> str:
     subject = "contract" if report.contract else "general rules"
     accused = dict.fromkeys(f"{f.module} {f.verdict.value}" for f in report.broken)
     verdict = f"{subject} {'kept' if report.ok else 'broken'}"
@@ -91,7 +89,7 @@ def _heading(report: Report, title: str) -> str:
     return ": ".join(part for part in parts if part)
 
 
-def _worth_showing(report: Report) -> list[str]:
+def _worth_showing(report: Judgement) -> list[str]:
     """Modules with parameters, in the order of the recording."""
     return [m for m in report.recording.modules if report.recording.of_module(m)]
 
@@ -130,7 +128,7 @@ def _ports(pairs: Sequence[tuple[str, str]], end: int, other: Mapping[str, float
     return offsets
 
 
-def _columns(axes: Any, report: Report, heights: Mapping[float, Mapping[str, float]]) -> None:
+def _columns(axes: Any, report: Judgement, heights: Mapping[float, Mapping[str, float]]) -> None:
     heads = {_X_LOSS: "losses", _X_MODULE: "modules", _X_OPTIMIZER: "optimizers"}
     for x, head in heads.items():
         axes.text(x, 0.8, head, ha="center", va="center", fontsize=10, color=INK, weight="bold")
@@ -140,12 +138,12 @@ def _columns(axes: Any, report: Report, heights: Mapping[float, Mapping[str, flo
             _box(axes, x, y, name, below)
 
 
-def _state_line(report: Report, module: str, state: Verdict) -> str:
+def _state_line(report: Judgement, module: str, state: Verdict) -> str:
     moves = {by: m for (by, name), m in report.movement.items() if name == module}
     if not moves:
-        return f"{state.value}, stands still"
+        return f"{state.value}, does not move"
     by, move = max(moves.items(), key=lambda item: item[1].relative)
-    how = "copied" if by == "(outside)" else "moved"
+    how = "copied" if by == OUTSIDE else "moved"
     far = f" {100 * move.relative:.1g}% a step" if math.isfinite(move.relative) else ""
     return f"{state.value}, {how}{far}"
 
@@ -176,7 +174,7 @@ def _box(axes: Any, x: float, y: float, name: str, below: str) -> None:
 
 
 def _gradients(
-    axes: Any, report: Report, heights: Mapping[float, Mapping[str, float]]
+    axes: Any, report: Judgement, heights: Mapping[float, Mapping[str, float]]
 ) -> list[_Style]:
     largest = max((cell.norm for cell in report.cells if math.isfinite(cell.norm)), default=1.0)
     cells = [cell for cell in report.cells if cell.module in heights[_X_MODULE]]
@@ -200,7 +198,7 @@ def _gradients(
     return sorted(styles, key=lambda style: style.colour != BLUE)
 
 
-def _style_of(report: Report, cell: Cell) -> _Style:
+def _style_of(report: Judgement, cell: Cell) -> _Style:
     style = STYLES[cell.verdict]
     accused = {(finding.loss, finding.module) for finding in report.broken}
     return _UNUSED if style is _BROKEN and (cell.loss.name, cell.module) not in accused else style
@@ -237,7 +235,7 @@ def _along(start: _Point, end: _Point, part: float) -> _Point:
     return start[0] + part * (end[0] - start[0]), start[1] + part * (end[1] - start[1])
 
 
-def _ownership(axes: Any, report: Report, heights: Mapping[float, Mapping[str, float]]) -> None:
+def _ownership(axes: Any, report: Judgement, heights: Mapping[float, Mapping[str, float]]) -> None:
     style = _Style(INK, "solid", "", "")
     pairs = [
         (owner, module)

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from robomimic_vae_ext.gradient_flow.contract import Contract
-from robomimic_vae_ext.gradient_flow.events import Backward, Frame, Recording, Site
+from robomimic_vae_ext.gradient_flow.judge.contract import Contract
+from robomimic_vae_ext.gradient_flow.recording.call_site import Frame, Site
+from robomimic_vae_ext.gradient_flow.recording.events import Backward, Recording
 
 _BACKWARD_OF = re.compile(r"(\w+)\s*\.backward\(")
 _LOSS_WORD = re.compile(r"\b(\w*loss\w*)\b")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import pytest
 
 from robomimic_vae_ext import audit as models
+from robomimic_vae_ext.cli import main
 from robomimic_vae_ext.errors import AuditError
-from robomimic_vae_ext.gradient_flow import Report, Verdict, command
+from robomimic_vae_ext.gradient_flow import Report, Verdict
 
 SMALL = {"batch_size": 4}
 CAMERA = {"modalities": {"obs": {"low_dim": ["robot0_eef_pos"], "rgb": ["agentview_image"]}}}
@@ -55,7 +55,7 @@ def test_no_false_alarm_on_robomimics_own(name: str, tmp_path: Path) -> None:
     assert driven <= states, str(report)
 
 
-def test_what_is_odd_in_cql_is_told_as_a_note(tmp_path: Path) -> None:
+def test_what_is_odd_in_cql_is_a_note(tmp_path: Path) -> None:
     # Its critic loss samples actions without detaching, and its actor loss the temperature.
     report = audit(tmp_path, {"algo_name": "cql", "train": SMALL})
     assert report.losses.count("_train_critic_on_batch") == 1  # both critics, one loss
@@ -124,10 +124,10 @@ def test_with_a_dataset(tmp_path: Path, dataset: Path) -> None:
             }
         )
     )
-    out = io.StringIO()
-    assert command.run(str(path), dataset=str(dataset), out=out) == command.KEPT
-    assert "synthetic" not in out.getvalue()
-    assert "critic_target[0] [target]" in out.getvalue()
+    json_path = tmp_path / "out.json"
+    arguments = ["--config", str(path), "--dataset", str(dataset), "--out", str(json_path)]
+    assert main(["audit", *arguments]) == 0
+    assert json.loads(json_path.read_text())["modules"]["critic_target[0]"] == "target"
 
 
 def test_the_plugins_own_algorithm_with_a_dataset(
@@ -146,10 +146,11 @@ def test_the_plugins_own_algorithm_with_a_dataset(
             }
         )
     )
-    assert command.run(str(path), dataset=str(dataset), out=io.StringIO()) == command.KEPT
+    assert main(["audit", "--config", str(path), "--dataset", str(dataset)]) == 0
 
 
-def test_the_command_writes_json_and_says_broken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flag", ["--out", "--json"])
+def test_the_command_writes_json_and_reports_a_broken_contract(tmp_path: Path, flag: str) -> None:
     path, json_path = tmp_path / "config.json", tmp_path / "out.json"
     settings = {
         "algo_name": "lapo",
@@ -158,29 +159,35 @@ def test_the_command_writes_json_and_says_broken(tmp_path: Path) -> None:
         "observation": CAMERA,
     }
     path.write_text(json.dumps(settings))
-    out = io.StringIO()
-    assert command.run(str(path), json_path=str(json_path), out=out) == command.BROKEN
+    assert main(["audit", "--config", str(path), flag, str(json_path)]) == 1
     data = json.loads(json_path.read_text())
     assert data["ok"] is False
     assert [f["verdict"] for f in data["findings"] if f["severity"] == "broken"] == ["discarded"]
-    assert "thrown away by actor_vae.zero_grad()" in " ".join(out.getvalue().split())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "named"),
     [
-        ({"config": "missing.json"}, "cannot be read"),
-        ({"config": None, "algo": "sac"}, "the algorithm is 'sac'"),
-        ({"config": None, "algo": "bcq", "dataset": "missing.hdf5"}, "no file missing.hdf5"),
-        ({"config": None, "algo": "bc", "steps": 0}, "--steps is 0"),
-        ({"config": None, "algo": "bc", "figure_path": "/missing/x.png"}, "cannot be written"),
+        (["--config", "missing.json"], "missing.json"),
+        (["--algo", "sac"], "'sac'"),
+        (["--algo", "bcq", "--dataset", "missing.hdf5"], "missing.hdf5"),
+        (["--algo", "bc", "--steps", "0"], "--steps is 0"),
+        (["--algo", "bc", "--figure", "flow.exe"], "flow.exe"),
+        ([], "--config"),
     ],
 )
 def test_unusable_input_exits_2(
-    arguments: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command.run(**arguments) == command.UNUSABLE
-    assert said in capsys.readouterr().err
+    assert main(["audit", *arguments]) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_a_shipped_config_is_found_by_its_name(tmp_path: Path) -> None:
+    figure, trace = tmp_path / "new" / "flow.png", ["--trace", "--steps", "1"]
+    arguments = ["audit", "--config", "vae_fixed_low_dim", "--figure", str(figure), *trace]
+    assert main(arguments) == 0
+    assert [path.name for path in figure.parent.iterdir()] == ["flow.png"]
 
 
 @pytest.mark.parametrize(
@@ -202,9 +209,8 @@ def test_a_config_of_the_wrong_shape_exits_2(
 ) -> None:
     path = tmp_path / "config.json"
     path.write_text(text)
-    assert command.run(str(path), out=io.StringIO()) == command.UNUSABLE
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: ") and said in last and "; expected " in last
+    assert main(["audit", "--config", str(path)]) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_config_that_robomimic_refuses(tmp_path: Path) -> None:
@@ -222,9 +228,8 @@ def test_what_fails_before_the_audit_is_unusable_not_broken(
         path = tmp_path / "config.json"
         encoder = {"encoder": {"rgb": {"core_class": "NatureCNCore"}}}
         path.write_text(json.dumps({"algo_name": "lapo", "observation": CAMERA | encoder}))
-        status = command.run(str(path), out=io.StringIO())
+        status, named = main(["audit", "--config", str(path)]), "NatureCNCore"
     else:
-        status = command.run(None, algo="gl", out=io.StringIO())
-    assert status == command.UNUSABLE
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: ") and "expected" in last
+        status, named = main(["audit", "--algo", "gl"]), "gl"
+    assert status == 2
+    assert named in capsys.readouterr().err.splitlines()[-1]

@@ -471,12 +471,3 @@ def test_files_and_keys_that_the_readme_names_exist() -> None:
         for part in key.split("."):
             assert part in section, key
             section = section[part]
-
-
-def test_line_numbers_in_the_docs_are_those_of_the_code() -> None:
-    code = (REPOSITORY / "robomimic_vae_ext" / "lapo" / "algo.py").read_text().splitlines()
-    text = README + (REPOSITORY / "docs" / "gradient_flow.md").read_text()
-    found = re.findall(r"(zero_grad|backward|step)\b[^\n]*?\balgo\.py:(\d+)", text)
-    assert {call for call, _ in found} == {"zero_grad", "backward", "step"}
-    for call, number in found:
-        assert f".{call}(" in code[int(number) - 1], f"{call} is not in line {number} of algo.py"

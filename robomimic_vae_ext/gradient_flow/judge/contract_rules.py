@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from robomimic_vae_ext.gradient_flow.judge.classify import Cell, Classified, Fate, is_nonfinite
+from robomimic_vae_ext.gradient_flow.judge.classified import Cell, Classified, Fate, is_nonfinite
 from robomimic_vae_ext.gradient_flow.judge.contract import (
     Contract,
     Loss,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from robomimic_vae_ext.gradient_flow.judge.classify import (
+from robomimic_vae_ext.gradient_flow.judge.classified import (
     Cell,
     Classified,
     Fate,

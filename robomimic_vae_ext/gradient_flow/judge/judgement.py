@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from robomimic_vae_ext.errors import AuditError
-from robomimic_vae_ext.gradient_flow.judge.classify import Cell, classify
+from robomimic_vae_ext.gradient_flow.judge.classified import Cell
+from robomimic_vae_ext.gradient_flow.judge.classify import classify
 from robomimic_vae_ext.gradient_flow.judge.contract import Contract
 from robomimic_vae_ext.gradient_flow.judge.findings import Finding, Verdict
 from robomimic_vae_ext.gradient_flow.judge.rules import apply_rules

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from robomimic_vae_ext.gradient_flow.judge.classify import Classified
+from robomimic_vae_ext.gradient_flow.judge.classified import Classified
 from robomimic_vae_ext.gradient_flow.judge.contract_rules import steps_at_rate_zero
 from robomimic_vae_ext.gradient_flow.judge.findings import Finding, Severity, Verdict, in_steps
 from robomimic_vae_ext.gradient_flow.recording.call_site import NOWHERE, Site

@@ -11,7 +11,7 @@ from robomimic_vae_ext.gradient_flow.judge import (
     note_rules,
     target_rules,
 )
-from robomimic_vae_ext.gradient_flow.judge.classify import Classified
+from robomimic_vae_ext.gradient_flow.judge.classified import Classified
 from robomimic_vae_ext.gradient_flow.judge.findings import Finding, Verdict
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from robomimic_vae_ext.gradient_flow.judge.classify import Classified
+from robomimic_vae_ext.gradient_flow.judge.classified import Classified
 from robomimic_vae_ext.gradient_flow.judge.contract import covers
 from robomimic_vae_ext.gradient_flow.judge.findings import Finding, Severity, Verdict
 from robomimic_vae_ext.gradient_flow.judge.target_pairs import moves_outside, steps_of_source

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from robomimic_vae_ext.errors import AuditError
+from robomimic_vae_ext.gradient_flow.recording.autograd_graph import Part
 from robomimic_vae_ext.gradient_flow.recording.call_site import Site
 from robomimic_vae_ext.gradient_flow.recording.events import SHARED, Parameter
 
@@ -199,6 +200,7 @@ class Ownership:
     def __init__(self, inventory: Inventory, optimizers: Mapping[str, Optimizer]) -> None:
         self._modules = inventory.module_objects
         self._optimizers = dict(optimizers)
+        self._places = [parameter.module for parameter in inventory.parameters]
         self._index = {id(tensor): i for i, tensor in enumerate(inventory.tensors)}
         self._owners: dict[int, tuple[str, ...]] = {}
         self._learn()
@@ -216,6 +218,11 @@ class Ownership:
     def index(self, tensor: torch.Tensor) -> int | None:
         """Index of a watched tensor."""
         return self._index.get(id(tensor))
+
+    def part_of(self, tensor: torch.Tensor) -> Part | None:
+        """The part of a module that a watched tensor belongs to."""
+        index = self.index(tensor)
+        return None if index is None else Part(self._places[index], self._owners.get(index, ()))
 
     def indices(self, tensors: Iterable[torch.Tensor]) -> frozenset[int]:
         """Indices of those tensors that are watched."""

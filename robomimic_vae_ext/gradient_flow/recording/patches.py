@@ -10,7 +10,6 @@ import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from types import CellType
 from typing import Any, Protocol
 
 import torch
@@ -110,18 +109,11 @@ class _Patches:
         self._undo.callback(restore)
 
     def _replace_clip(self, kind: str) -> None:
-        """Replace what torch's no_grad wrapper calls: code that imported it by name is heard too.
-
-        Where there is no such wrapper, the public names are replaced.
-        """
-        wrap = functools.partial(self._clip, kind)
-        cell = _inner_cell(getattr(clip_grad, kind))
-        if cell is None:
-            for place in (clip_grad, nn.utils):
-                self._replace(place, kind, wrap)
-            return
+        """Replace what torch's no_grad wrapper calls: who imported it by name is heard too."""
+        public = getattr(clip_grad, kind)
+        cell = next(c for c in public.__closure__ if c.cell_contents is public.__wrapped__)
         original = cell.cell_contents
-        cell.cell_contents = ours = _never_compiled(wrap(original))
+        cell.cell_contents = ours = _never_compiled(self._clip(kind, original))
 
         def restore() -> None:
             if cell.cell_contents is ours:
@@ -186,13 +178,4 @@ class _Patches:
 
 def _never_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A compiled training step calls it as it is: torch.compile cannot trace what it does."""
-    disable = getattr(getattr(torch, "compiler", None), "disable", None)  # torch 2.0 has none
-    return disable(function) if disable is not None else function
-
-
-def _inner_cell(function: Any) -> CellType | None:
-    inner = getattr(function, "__wrapped__", None)
-    for cell in getattr(function, "__closure__", None) or ():
-        if inner is not None and cell.cell_contents is inner:
-            return cell
-    return None
+    return torch.compiler.disable(function)

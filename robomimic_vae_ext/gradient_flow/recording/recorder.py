@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from robomimic_vae_ext.gradient_flow.recording import tensor_math
-from robomimic_vae_ext.gradient_flow.recording.autograd_graph import Part, Reach, reach
+from robomimic_vae_ext.gradient_flow.recording.autograd_graph import reach
 from robomimic_vae_ext.gradient_flow.recording.call_site import (
     NOWHERE,
     Site,
@@ -37,31 +36,11 @@ from robomimic_vae_ext.gradient_flow.recording.inventory import (
 )
 from robomimic_vae_ext.gradient_flow.recording.ledger import Changes, Ledger
 from robomimic_vae_ext.gradient_flow.recording.movement import MovementWatch
+from robomimic_vae_ext.gradient_flow.recording.running_backward import RunningBackward
 from robomimic_vae_ext.gradient_flow.recording.write_trace import WriteTrace
 
-# A tuple itself, so that it is looked for first; torch 2.0 has none.
-_EDGE: Any = getattr(torch.autograd.graph, "GradientEdge", ())
-
-
-@dataclass
-class _RunningBackward:
-    """A backward that has not returned yet.
-
-    Args:
-        index: of its event, once that is reserved.
-        fresh: parameter index -> gradient that the ledger does not know of yet.
-        booked: parameter index -> gradient that it knows of; `norms` are theirs.
-        threads: those that autograd runs the hooks of watched parameters in.
-    """
-
-    site: Site
-    reach: Reach
-    frozen: frozenset[int]
-    index: int | None = None
-    fresh: dict[int, torch.Tensor] = field(default_factory=dict)
-    booked: dict[int, torch.Tensor] = field(default_factory=dict)
-    norms: dict[int, float] = field(default_factory=dict)
-    threads: set[int] = field(default_factory=set)
+# A tuple itself, so that it is looked for first.
+_EDGE: Any = torch.autograd.graph.GradientEdge
 
 
 class Recorder:
@@ -93,7 +72,7 @@ class Recorder:
         self._owners = Ownership(inventory, optimizers)
         self._vectors: dict[int, dict[str, torch.Tensor]] = {}
         self._busy = False
-        self._running: _RunningBackward | None = None
+        self._running: RunningBackward | None = None
         self._stepping: Optimizer | None = None
         self._step_site: Site = NOWHERE
         self._step_depth = 0
@@ -152,20 +131,18 @@ class Recorder:
             site = self._catch_up()
             self._gradients_site = None
             frozen = self._frozen()
-            running = _RunningBackward(site, self._reach(listed), frozen)
-            hooks = [
-                self._hook(i, running)
-                for i, tensor in enumerate(self._inventory.tensors)
-                if i not in frozen and tensor.is_leaf
-            ]
+            nodes = [root.node if isinstance(root, _EDGE) else root.grad_fn for root in listed]
+            found = reach([node for node in nodes if node is not None], self._owners.part_of)
+            running = RunningBackward(site, self.label, found, frozen, self._working)
+            watched = [i for i, t in enumerate(self._inventory.tensors) if t.is_leaf]
+            running.listen({i: self._inventory.tensors[i] for i in watched if i not in frozen})
         self._running = running
         failed = True
         try:
             result = call(roots if single else listed)
             failed = False
         finally:
-            for hook in hooks:
-                hook.remove()
+            running.stop()
             self._running = None
             if not failed or running.index is not None:
                 with self._working():
@@ -303,45 +280,23 @@ class Recorder:
             )
             self._ledger.add(index, changes.appeared)
 
-    def _book_fresh(self, running: _RunningBackward) -> None:
+    def _book_fresh(self, running: RunningBackward) -> None:
         """Tell the ledger of the gradients that have arrived since the last call."""
         if running.index is None:
             running.index = len(self._events)
-            self._events.append(self._backward_event(running))
-        fresh, running.fresh = running.fresh, {}
-        norms = dict(zip(fresh, tensor_math.norms(list(fresh.values())), strict=True))
-        self._ledger.add(running.index, norms)
-        for i, gradient in fresh.items():
-            if i in running.booked:
-                gradient = running.booked[i] + gradient
-                norms[i] = tensor_math.norms([gradient])[0]
-            running.booked[i], running.norms[i] = gradient, norms[i]
+            self._events.append(running.event(frozenset()))  # completed when backward returns
+        self._ledger.add(running.index, running.take())
 
-    def _close_backward(self, running: _RunningBackward) -> None:
+    def _close_backward(self, running: RunningBackward) -> None:
         self._book_fresh(running)
         assert running.index is not None
-        self._events[running.index] = self._backward_event(running)
+        part_of, passed = self._owners.part_of, running.reach.passed
+        inside = {
+            i for i, t in enumerate(self._inventory.tensors) if passed and part_of(t) in passed
+        }
+        self._events[running.index] = running.event(frozenset(inside))
         if self._keep_vectors:
-            self._vectors[running.index] = self._per_module(running.booked)
-
-    def _backward_event(self, running: _RunningBackward) -> Backward:
-        assert running.index is not None
-        norms = dict(running.norms)
-        owners = self._owners.of_parameters
-        return Backward(
-            index=running.index,
-            site=running.site,
-            label=self.label,
-            added=norms,
-            upstream=running.reach.upstream,
-            nonfinite=frozenset(i for i, norm in norms.items() if norm - norm != 0.0),
-            frozen=running.frozen,
-            passed=frozenset(
-                i
-                for i in range(len(self._inventory.parameters))
-                if self._part(i, owners) in running.reach.passed
-            ),
-        )
+            self._vectors[running.index] = self._per_module(running.gradients)
 
     def _per_module(self, added: Mapping[int, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Flat gradient per module, zeros where a parameter was not reached, to compare losses."""
@@ -357,35 +312,11 @@ class Recorder:
             if any(i in added for i in indices)
         }
 
-    def _hook(self, index: int, running: _RunningBackward) -> Any:
-        def keep(grad: torch.Tensor) -> None:
-            running.threads.add(threading.get_ident())
-            # A copy: autograd may go on to use this very memory as `.grad`.
-            with self._working():
-                before = running.fresh.get(index)
-                new = tensor_math.copy(grad)
-                running.fresh[index] = new if before is None else before + new
-
-        return self._inventory.tensors[index].register_hook(keep)
-
     def _frozen(self) -> frozenset[int]:
         tensors = self._inventory.tensors
         frozen = frozenset(i for i, tensor in enumerate(tensors) if not tensor.requires_grad)
         self._trainable.update(i for i in range(len(tensors)) if i not in frozen)
         return frozen
-
-    def _part(self, index: int, owners: Mapping[int, tuple[str, ...]]) -> Part:
-        return Part(self._inventory.parameters[index].module, owners.get(index, ()))
-
-    def _reach(self, roots: Sequence[Any]) -> Reach:
-        owners = self._owners.of_parameters
-
-        def part_of(tensor: torch.Tensor) -> Part | None:
-            index = self._owners.index(tensor)
-            return None if index is None else self._part(index, owners)
-
-        nodes = [root.node if isinstance(root, _EDGE) else root.grad_fn for root in roots]
-        return reach([node for node in nodes if node is not None], part_of)
 
     def _drop_writes(self) -> None:
         if self.trace:

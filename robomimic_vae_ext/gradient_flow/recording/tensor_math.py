@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 import torch
 
 
 def undispatched() -> AbstractContextManager[object]:
     """No dispatch mode sees the operations inside, which saves most of a trace's cost."""
-    guard = getattr(torch._C, "_DisableTorchDispatch", None)  # a private name; without it: slower
-    return guard() if guard is not None else nullcontext()
+    return torch._C._DisableTorchDispatch()
 
 
 def norms(tensors: Sequence[torch.Tensor]) -> list[float]:

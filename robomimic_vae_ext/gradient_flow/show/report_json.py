@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from robomimic_vae_ext.gradient_flow.judge.classify import Cell
+from robomimic_vae_ext.gradient_flow.judge.classified import Cell
 from robomimic_vae_ext.gradient_flow.judge.findings import Finding
 from robomimic_vae_ext.gradient_flow.judge.judgement import Judgement
 

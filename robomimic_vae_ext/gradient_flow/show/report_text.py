@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 
-from robomimic_vae_ext.gradient_flow.judge.classify import Cell
+from robomimic_vae_ext.gradient_flow.judge.classified import Cell
 from robomimic_vae_ext.gradient_flow.judge.findings import Finding, Verdict
 from robomimic_vae_ext.gradient_flow.judge.judgement import OUTSIDE, Judgement, Movement
 

@@ -13,6 +13,7 @@ from torch.nn.functional import mse_loss
 
 from robomimic_vae_ext.errors import AuditError
 from robomimic_vae_ext.gradient_flow import Contract, Loss, PeriodicAudit, Report, Target, Verdict
+from tests.gradient_flow import corpus_gradients
 from tests.gradient_flow.corpus_base import (
     ACTION,
     FEATURES,
@@ -339,3 +340,12 @@ def test_every_target_update_belongs_to_the_step_that_made_it() -> None:
     report = tape.report(terms)
     assert report.ok, str(report)
     assert report.movement["(outside)", "q_target"].times == STEPS
+
+
+def test_a_gradient_that_waits_at_the_end_does_not_count_against_the_steps() -> None:
+    # The last step's gradient would be cleared by the next step.
+    report = record_steps(corpus_gradients.step_forgotten(), 3).report()
+    (finding,) = report.broken
+    assert (finding.verdict, finding.module) == (Verdict.DISCARDED, "policy")
+    assert "of 3" not in finding.message
+    assert [cell.agreeing for cell in report.cells] == [(1, 2, 3), (1, 2, 3)]

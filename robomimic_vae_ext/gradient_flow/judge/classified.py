@@ -79,8 +79,9 @@ class Cell:
 
     @property
     def agreeing(self) -> tuple[int, ...]:
-        """The recorded steps that have the verdict of the whole."""
-        return tuple(step for step, verdict in self.steps.items() if verdict is self.verdict)
+        """The recorded steps with the verdict of the whole, or with gradients that still wait."""
+        same = (self.verdict, Verdict.PENDING)
+        return tuple(step for step, verdict in self.steps.items() if verdict in same)
 
     @property
     def parameters(self) -> frozenset[int]:

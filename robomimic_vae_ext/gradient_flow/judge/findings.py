@@ -64,6 +64,6 @@ class Finding:
 
 
 def in_steps(steps: tuple[int, ...], of: int) -> str:
-    """`in 2 of 5 recorded steps (1, 4)`."""
+    """`in 2 of 5 recorded steps (steps 1, 4)`."""
     listed = ", ".join(str(step) for step in steps[:8]) + (", ..." if len(steps) > 8 else "")
-    return f"in {len(steps)} of {of} recorded steps" + (f" ({listed})" if steps else "")
+    return f"in {len(steps)} of {of} recorded steps (step{'s' * (len(steps) > 1)} {listed})"

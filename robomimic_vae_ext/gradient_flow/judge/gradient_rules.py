@@ -82,7 +82,8 @@ def _discard_message(recording: Recording, cell: Cell, items: Sequence[Gradient]
         f"{cell.norm:.3g}) and is thrown away by {how} at "
         f"{_reset(recording, items[0]).where} before {owners}, its owner, has stepped with it"
     )
-    few = len(steps) < recording.step_count
+    undecided = {gradient.step for gradient in cell.judged(Verdict.PENDING)}
+    few = len(undecided.union(steps)) < recording.step_count
     message += f", {in_steps(steps, recording.step_count)}." if few else "."
     if any(is_nonfinite(recording, gradient) for gradient in items):
         message += " It holds nan or inf, for which a gradient scaler skips the step."

@@ -13,8 +13,12 @@ import contextlib
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from robomimic_vae_ext.errors import AuditError
+
+if TYPE_CHECKING:
+    from robomimic_vae_ext.gradient_flow import Report
 
 _FIGURES = (".png", ".pdf", ".svg")
 
@@ -41,20 +45,28 @@ def run(args: argparse.Namespace) -> int:
         config = None if args.config is None else shipped_configs.find(args.config)
         result = audit.audit_config(config, args.algo, args.dataset, args.steps)
     report = result.report
-    if args.out is not None:
-        files.write_json(args.out, {"name": result.name} | report.to_dict())
-    if args.figure is not None:
-        part = args.figure.with_name(f".{args.figure.stem}.partial{args.figure.suffix}")
-        args.figure.parent.mkdir(parents=True, exist_ok=True)
-        report.save_figure(part, title=result.name)
-        part.replace(args.figure)
     print(f"{result.name}: {args.steps} training steps, {'; '.join(result.notes)}")
     print(report)
     if args.trace:
         print(f"\nevent by event\n{report.trace()}")
+    if args.out is not None:
+        files.write_json(args.out, {"name": result.name} | report.to_dict())
+    if args.figure is not None:
+        _save_figure(report, args.figure, result.name)
     code = 0 if report.ok else 1
     print(f"\nexit {code} after {time.perf_counter() - started:.1f} s")
     return code
+
+
+def _save_figure(report: Report, path: Path, title: str) -> None:
+    """Write the figure whole or not at all."""
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        report.save_figure(partial, title)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -1,4 +1,8 @@
-"""Which loss trains which module, who owns it, and did it move: knows torch only."""
+"""Which loss trains which module, who owns it, and did it move: needs torch only.
+
+Read it in this order: `recording` (what happened), `judge` (what it means), `show` (how it is
+printed); `tape`, `periodic` and `testing` are the ways in.
+"""
 
 from robomimic_vae_ext.gradient_flow.judge.contract import Contract, Loss, Target
 from robomimic_vae_ext.gradient_flow.judge.findings import Finding, Severity, Verdict

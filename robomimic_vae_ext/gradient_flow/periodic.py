@@ -1,4 +1,4 @@
-"""The audit during training: every N steps, as metrics and one loud warning."""
+"""The audit during training: every N steps, as metrics and one warning."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class PeriodicAudit:
         self.report: Report | None = None
 
     def step(self, step: int) -> AbstractContextManager[None]:
-        """Context for one training step; records it where its turn has come.
+        """Context for one training step; records every n-th.
 
         Args:
             step: number of the gradient step, from 0.
@@ -77,7 +77,7 @@ class PeriodicAudit:
 
     @contextmanager
     def _recorded(self, step: int) -> Iterator[None]:
-        # Tracing single writes costs most and tells least here.
+        # Tracing single writes costs most and adds least here.
         with record(self._modules, self._optimizers, keep_vectors=True, trace_writes=False) as tape:
             yield
         if not any(isinstance(event, Backward) for event in tape.recording.events):
@@ -90,7 +90,7 @@ class PeriodicAudit:
         self._warn(step, broken)
 
     def _broken(self, report: Report) -> list[Finding]:
-        """Breaches, without losses that had no turn in this step (a delayed actor's)."""
+        """Breaches, without losses that did not run in this step (a delayed actor's)."""
         return [f for f in report.broken if f.loss is None or f.loss in report.losses]
 
     def _changes(self, report: Report) -> int:

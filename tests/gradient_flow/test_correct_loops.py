@@ -1,4 +1,4 @@
-"""Loops that do what they should: the audit must not cry wolf."""
+"""Loops that do what they should: the audit must raise no alarm."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ def test_no_false_alarm(build: Callable[[], Loop], trace_writes: bool, marked: b
     tape = record_steps(build(), 3, trace_writes, marked)
     report = tape.report()
     assert report.ok, str(report)
-    # Every module that an optimizer owns is driven: the silence above is not blindness.
+    # Every module that an optimizer owns is driven: the loop was seen, and found correct.
     owned = [m for m in report.recording.modules if report.recording.module_owners(m)]
     assert owned
     assert all(report.states[m] is Verdict.DRIVEN for m in owned), str(report)

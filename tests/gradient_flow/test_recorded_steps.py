@@ -124,7 +124,7 @@ def test_an_unfreeze_that_was_forgotten_is_broken(with_generator: bool) -> None:
     assert cell.agreeing == driven
     assert f"in {STEPS - len(driven)} of {STEPS}" in report.broken[0].message
     assert f"{len(driven)}/{STEPS}" in str(report)  # beside the pair's verdict
-    # Without a contract it cannot be told from a delayed update: a note.
+    # Without a contract it looks like a delayed update: a note.
     undeclared = record_steps(ActorCritic(switch(False), nothing).loop, STEPS).report()
     assert undeclared.ok
     notes = {(finding.verdict, finding.module) for finding in undeclared.notes}

@@ -130,7 +130,7 @@ def test_wrong_flows_are_marked_without_colour() -> None:
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_figure_is_written(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"flow.{suffix}"
-    report_of(encoder_in_the_vae_optimizer()).save_figure(path, "the card's bug")
+    report_of(encoder_in_the_vae_optimizer()).save_figure(path, "before the fix")
     content = path.read_bytes()
     assert len(content) > 5_000
     if suffix == "svg":
@@ -156,7 +156,7 @@ def test_figures_of_different_flows_differ(tmp_path: Path) -> None:
     assert not ((red > 0.7) & (green > 0.25) & (green < 0.5) & (blue < 0.2)).any()
 
 
-def test_a_contract_turns_silence_into_a_promise() -> None:
+def test_a_contract_asks_for_what_no_loss_reaches() -> None:
     loop = encoder_in_the_vae_optimizer()
     modules = loop.modules | {"actor": nn.Linear(2, 2)}
     with record(modules, loop.optimizers) as tape:

@@ -156,7 +156,7 @@ def _tell_losses_apart(
 ) -> list[Gradient]:
     """Of what was cleared unused: was it lost, or does another call of the loss make up for it?
 
-    The parameter alone would not tell: of an ensemble's calls, which count as one loss, the first
+    The parameter alone does not decide: of an ensemble's calls, which count as one loss, the first
     member's may train a shared encoder while the second's is thrown away.
     """
 
@@ -194,7 +194,7 @@ def _parameters_wasted_in_every_round(
     """Parameters with micro-batches of which a zero_grad before each keeps only the last.
 
     A round ends with a step that uses the loss. A call that is repeated now and then (a retry, a
-    gradient scaler that skips) leaves rounds without a loss; a single round tells neither.
+    gradient scaler that skips) leaves rounds without a loss; one round is not enough to decide.
     """
     lost: dict[int, list[int]] = {}
     steps: dict[int, set[int]] = {}

@@ -17,8 +17,8 @@ class Loss:
     Args:
         drives: modules that it must train in every step that it runs in.
         passes: modules it may leave an unused gradient in, on its way to those it drives.
-        match: text that tells this loss's backward from the others: part of a function's name or
-            of a source line on the call stack. Without it: `tape.label(name)`, then the name of
+        match: text that only this loss's backward has: part of a function's name or of a source
+            line on the call stack. Without it: `tape.label(name)`, then the name of
             the variable or function, then the order of first appearance.
         every: it runs at least once in this many training steps (a delayed actor: 2).
     """
@@ -104,7 +104,7 @@ class Contract:
         """Refuse a contract about things that are not there.
 
         Raises:
-            AuditError: a module or optimizer that nobody recorded.
+            AuditError: a module or optimizer that was not recorded.
         """
         wanted_modules = {m for loss in self.losses.values() for m in (*loss.drives, *loss.passes)}
         wanted_modules |= {*self.owners, *self.targets, *self.frozen}

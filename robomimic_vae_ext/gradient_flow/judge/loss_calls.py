@@ -57,8 +57,8 @@ def _same_loss(events: Sequence[Backward]) -> list[list[Backward]]:
 
     `for name, loss in losses.items(): ...; loss.backward()` runs several losses on one line; they
     reach different modules. A block that calls `step()` on two lines runs each loss twice; a block
-    that calls one helper on two lines may run two losses. Here, too, what the calls reach tells
-    them apart: where it is the same, the outermost line does not count.
+    that calls one helper on two lines may run two losses. Here, too, what the calls reach
+    distinguishes them: where it is the same, the outermost line does not count.
     """
     by_lines: dict[object, list[Backward]] = {}
     for event in events:
@@ -150,7 +150,7 @@ def _told_apart_by_reach(calls: Sequence[Sequence[Backward]], names: Sequence[st
 def _telling_frame(index: int, calls: Sequence[Sequence[Backward]]) -> int:
     """Depth of the first frame that no other loss shares: past helpers that all of them use."""
     mine = calls[index][0].site.frames
-    # Losses of the very same line share every frame; no depth can tell them apart.
+    # Losses of the very same line share every frame; no depth can distinguish them.
     others = [g for g in calls if _place(g[0]) != _place(calls[index][0])]
     for depth, frame in enumerate(mine):
         shared = any(

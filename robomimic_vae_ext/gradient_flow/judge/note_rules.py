@@ -123,7 +123,7 @@ def untested_losses(flow: Classified) -> Iterator[Finding]:
                 Verdict.STARVED,
                 Severity.NOTE,
                 ", ".join(terms.drives) or "(none)",
-                f"{name} runs once in {terms.every} steps and had no turn in the "
+                f"{name} runs once in {terms.every} steps and did not run in the "
                 f"{recording.step_count} recorded: record at least {terms.every} to test it.",
                 loss=name,
             )

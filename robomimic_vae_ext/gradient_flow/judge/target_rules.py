@@ -32,7 +32,7 @@ def moved_by_optimizer(flow: Classified) -> Iterator[Finding]:
 def moved_too_rarely(flow: Classified) -> Iterator[Finding]:
     """A target that does not follow.
 
-    A single step is too little to judge code that nobody has described, and where no target
+    A single step is too little to judge code without a contract, and where no target
     moves, a copy every thousand steps may be due after the recording: a note, then.
     """
     recording = flow.recording

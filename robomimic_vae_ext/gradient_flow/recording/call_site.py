@@ -14,7 +14,7 @@ import torch
 _MAX_FRAMES = 12
 _TORCH_FOLDER = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _OWN_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-# Decorators of the standard library (contextlib under torch.no_grad) are nobody's training code.
+# Decorators of the standard library (contextlib under torch.no_grad) are not training code.
 _STDLIB_FOLDER = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 
 
@@ -95,7 +95,7 @@ def caller_frame() -> FrameType | None:
 
 
 def stack_depth() -> int:
-    """Number of frames above the caller, to tell a nested call from a later one."""
+    """Number of frames above the caller, to distinguish a nested call from a later one."""
     depth = 0
     frame = sys._getframe(1).f_back
     while frame is not None:

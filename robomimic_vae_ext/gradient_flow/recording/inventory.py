@@ -229,7 +229,7 @@ class Ownership:
         return frozenset(i for t in tensors if (i := self.index(t)) is not None)
 
     def name_of(self, thing: Optimizer | nn.Module, site: Site) -> str:
-        """Name of an optimizer or module; of its type and line where nobody named it."""
+        """Name of an optimizer or module; its type and line where it has no name."""
         named: Mapping[str, object] = (
             self._optimizers if isinstance(thing, Optimizer) else self._modules
         )
@@ -237,7 +237,7 @@ class Ownership:
         if isinstance(thing, Optimizer):
             if name is None:
                 name = f"{type(thing).__name__} at {site.where}"
-                # Nobody named it, but if it moves watched weights it is an owner all the same.
+                # It has no name, but if it moves watched weights it is an owner all the same.
                 if self.indices(owned_tensors(thing)):
                     self._optimizers[name] = thing
             self._learn()  # groups may have been added

@@ -281,7 +281,7 @@ class Recorder:
             self._ledger.add(index, changes.appeared)
 
     def _book_fresh(self, running: RunningBackward) -> None:
-        """Tell the ledger of the gradients that have arrived since the last call."""
+        """Book the gradients that have arrived since the last call in the ledger."""
         if running.index is None:
             running.index = len(self._events)
             self._events.append(running.event(frozenset()))  # completed when backward returns
@@ -325,7 +325,7 @@ class Recorder:
 
     @contextmanager
     def _working(self) -> Iterator[None]:
-        """The tape's own tensor work, which is nobody's training step."""
+        """The tape's own tensor work, which is not part of the training step."""
         before, self._busy = self._busy, True
         try:
             with tensor_math.undispatched():

@@ -27,7 +27,7 @@ class WriteTrace:
     """Counts in-place operations on the watched tensors' memory.
 
     Version counters would be cheaper but miss writes through `.data`, which most Polyak updates
-    use, and comparing values cannot tell one update from two in a row.
+    use, and comparing values cannot distinguish one update from two in a row.
 
     Args:
         tensors: the parameters.

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from robomimic_vae_ext.gradient_flow import Tape, record
-from robomimic_vae_ext.gradient_flow.recording.events import Backward, Moved, Stepped
+from robomimic_vae_ext.gradient_flow.recording.events import Backward, Cleared, Moved, Stepped
 from tests.gradient_flow.test_tape_robustness import torch_state
 
 
@@ -51,6 +51,7 @@ class Trained:
         assert self.tape is not None
         events = self.tape.recording.events
         assert sum(isinstance(event, Backward) for event in events) == self.steps
+        assert sum(isinstance(event, Cleared) for event in events) == self.steps
         steps = [event for event in events if isinstance(event, Stepped)]
         assert [event.optimizer for event in steps] == ["policy"] * self.steps
         writes = [event for event in events if isinstance(event, Moved)]
@@ -157,28 +158,29 @@ def test_a_thread_without_a_recording_is_not_heard() -> None:
 
 
 def test_a_patch_that_somebody_else_put_on_top_survives() -> None:
-    original = torch.autograd.backward
+    owner = torch.optim.Optimizer
+    original = owner.zero_grad
     loop = Trained()
     loop.enter()
-    ours = torch.autograd.backward
+    ours = owner.zero_grad
     heard = []
 
     def theirs(*args: Any, **kwargs: Any) -> None:
         heard.append(1)
         ours(*args, **kwargs)
 
-    torch.autograd.backward = theirs
+    owner.zero_grad = theirs  # type: ignore[method-assign]
     try:
         loop.step()
         loop.leave()
-        assert torch.autograd.backward is theirs
+        assert owner.zero_grad is theirs
         loop.check()
-        again = Trained()  # now under a patch that still calls our first one
+        again = Trained()  # now above a patch that still calls our first one
         again.enter()
         again.step()
         again.leave()
         again.check()
-        assert torch.autograd.backward is theirs
+        assert owner.zero_grad is theirs
         assert len(heard) == 2
     finally:
-        torch.autograd.backward = original
+        owner.zero_grad = original  # type: ignore[method-assign]

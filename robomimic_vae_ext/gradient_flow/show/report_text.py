@@ -19,9 +19,12 @@ def report_text(judgement: Judgement) -> str:
     kind = "contract" if judgement.contract else "no contract given: general rules only"
     outcome = "KEPT" if judgement.ok else f"BROKEN ({len(judgement.broken)} findings)"
     movers = _movers(judgement)
+    flow = "loss x module: gradient norm and verdict"
+    if judgement.recording.step_count > 1:
+        flow += f" (k/{judgement.recording.step_count}: in k of the recorded steps only)"
     parts = [
         f"gradient flow: {outcome} [{kind}]",
-        _table("loss x module: gradient norm and verdict", judgement.losses, _flow_rows(judgement)),
+        _table(flow, judgement.losses, _flow_rows(judgement)),
         _table("optimizer x module: ownership", movers, _owner_rows(judgement, movers)),
         _table(
             "optimizer x module: movement per step (relative)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,12 +64,24 @@ def test_nothing_imports_scripts_and_losses_stand_alone() -> None:
     assert not ours
 
 
-def test_gradient_flow_core_knows_torch_only_and_never_hears_lapo() -> None:
+def test_gradient_flow_imports_torch_and_itself() -> None:
+    extras = {"matplotlib", "pytest"}  # imported where a figure, or a fixture, is asked for
+    ours = ("robomimic_vae_ext.errors", "robomimic_vae_ext.gradient_flow")
     for path in files("gradient_flow"):
-        if path.name == "robomimic_models.py":  # the glue to robomimic
-            continue
-        assert not roots(path) & (SIMULATORS | {"h5py"}), path
+        foreign = roots(path) - sys.stdlib_module_names - extras
+        assert foreign <= {"torch", "robomimic_vae_ext"}, path
+        inside = {name for name in imports(path) if name.startswith("robomimic_vae_ext")}
+        assert all(name.startswith(ours) for name in inside), path
         assert "lapo" not in path.read_text().lower(), path
+
+
+@pytest.mark.parametrize(
+    ("folder", "above"), [("recording", ("judge", "show")), ("judge", ("show",))]
+)
+def test_gradient_flow_is_read_in_one_direction(folder: str, above: tuple[str, ...]) -> None:
+    upward = tuple(f"robomimic_vae_ext.gradient_flow.{name}" for name in (*above, "tape"))
+    for path in files(f"gradient_flow/{folder}"):
+        assert not any(name.startswith(upward) for name in imports(path)), path
 
 
 def test_nothing_from_robomimic_by_name_at_top_level() -> None:

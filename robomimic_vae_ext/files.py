@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
+from robomimic_vae_ext.errors import ConfigError
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file, whole or not at all, and the folders above it."""
@@ -39,3 +41,15 @@ def try_lock(file: IO[Any] | int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Refuse an output that exists, unless it may be replaced.
+
+    Raises:
+        ConfigError: it exists.
+    """
+    if path.exists() and not overwrite:
+        raise ConfigError(
+            f"{path} exists", "a path that does not", "Choose another --out, or add --overwrite."
+        )

@@ -12,8 +12,8 @@ matplotlib.use("Agg")  # no display on a cluster
 import matplotlib.pyplot as plt
 import numpy as np
 
+from robomimic_vae_ext.analysis.curve_figures import COLOURS
 from robomimic_vae_ext.benchmark import scaling, steps, timing
-from robomimic_vae_ext.study.plots import COLOURS
 
 OURS, THEIRS, LIMIT = COLOURS[0], COLOURS[1], "0.55"
 

@@ -1,6 +1,6 @@
 """Where jobs run: child processes of this machine, or the nodes of a Ray cluster.
 
-An executor takes any arguments of Python, and knows nothing of what they do.
+An executor runs Python with any arguments; it does not depend on the study.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class RayExecutor(Executor):
                 'Run pip install "robomimic_vae_ext[cluster]", or omit --ray.',
             ) from error
         self._ray: Any = ray
-        # A cluster started from here shall tell nobody about it.
+        # A cluster started from here sends no usage statistics.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             if not ray.is_initialized():

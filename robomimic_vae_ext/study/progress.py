@@ -5,41 +5,42 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from robomimic_vae_ext import files
-from robomimic_vae_ext.study import jobs, records
+from robomimic_vae_ext.study import report
+from robomimic_vae_ext.study.job import RESULT, Job
 
-FILE = "progress.json"
+FILE: Final = "progress.json"
 
 
 class Progress:
-    """Durations so far, and what they say about the rest.
+    """Durations of finished jobs, and an estimate for the others.
 
     Args:
-        every: jobs of this sitting, with or without a result.
+        every: jobs that are to run, with or without a result.
         out: the study's folder.
     """
 
-    def __init__(self, every: Sequence[jobs.Job], out: Path) -> None:
+    def __init__(self, every: Sequence[Job], out: Path) -> None:
         self.every, self.out = every, out
         self.results: dict[str, dict[str, Any]] = {}
         self.begun: dict[str, float] = {}
-        self.walls: dict[str, float] = {}  # [s] of the jobs of this sitting, with their starts
+        self.walls: dict[str, float] = {}  # [s] of the jobs that ran here, with their starts
         for job in every:
             self._read(job)
 
-    def _read(self, job: jobs.Job) -> None:
-        path = self.out / job.name / jobs.RESULT
+    def _read(self, job: Job) -> None:
+        path = self.out / job.name / RESULT
         if path.exists():
-            self.results[job.name] = records.load(path)
+            self.results[job.name] = report.read_result(path)
 
-    def started(self, job: jobs.Job) -> None:
+    def started(self, job: Job) -> None:
         """Note that a job runs."""
         self.begun[job.name] = time.monotonic()
 
-    def ended(self, job: jobs.Job) -> None:
-        """Note that a job runs no longer, with or without a result."""
+    def ended(self, job: Job) -> None:
+        """Note that a job has ended, with or without a result."""
         self.walls[job.name] = time.monotonic() - self.begun.pop(job.name)
         self._read(job)
 
@@ -70,20 +71,20 @@ class Progress:
         return "an unknown time" if seconds is None else in_words(seconds)
 
     def opening(self, slots: int) -> str:
-        """What stands before the first job."""
+        """The line before the first job."""
         done = len(self.results)
         return f"{len(self.every)} jobs, {done} of them done; up to {slots} at the same time" + (
             f", about {self.remaining(slots)} left" if done else ""
         )
 
-    def line(self, job: jobs.Job, running: int, slots: int) -> str:
-        """What stands after a job has ended well."""
+    def line(self, job: Job, running: int, slots: int) -> str:
+        """The line after a job that has its result."""
         result = self.results[job.name]
         final = result["rollouts"][-1]
         outcome = f"success {final['successes']}/{final['episodes']}"
         error = result["curve"][-1]["critic_error"]
         if error is not None:
-            outcome += f", critic error {error:.3g}"
+            outcome += f", held-out Q error {error:.3g}"
         return (
             f"{len(self.results)}/{len(self.every)} jobs, {job.name}: {outcome}; "
             f"{running} running, about {self.remaining(slots)} left"
@@ -104,7 +105,7 @@ class Progress:
 
 
 def in_words(seconds: float) -> str:
-    """A duration as people say it: 45 s, 12 min, 3 h 10 min."""
+    """A duration for people: 45 s, 12 min, 3 h 10 min."""
     seconds = round(seconds)
     if seconds < 90:
         return f"{seconds} s"

@@ -76,13 +76,19 @@ def records(every: Sequence[Job], out: Path) -> list[Record]:
 
 
 def long_table(found: Sequence[Record]) -> pd.DataFrame:
-    """One row for each task, arm, seed, checkpoint step, metric and value; NaN values left out."""
+    """One row for each task, arm, seed, checkpoint step, metric and value.
+
+    What an algorithm does not have is left out; an error that became NaN is infinite.
+    """
     rows = [
-        (record["task"], record["arm"], record["seed"], *entry)
+        (record["task"], record["arm"], record["seed"], step, metric, value)
         for record in found
-        for entry in _metrics(record)
+        for step, metric, value in _metrics(record)
+        if value is not None
     ]
     table = pd.DataFrame(rows, columns=["task", "arm", "seed", "step", "metric", "value"])
+    errors = table["metric"].isin(ERRORS.values())
+    table.loc[errors, "value"] = table.loc[errors, "value"].fillna(np.inf)
     return table.dropna(subset="value").reset_index(drop=True)
 
 
@@ -112,9 +118,9 @@ class Summary:
 
     def __init__(self, found: Sequence[Record]) -> None:
         self.records = {(r["task"], r["arm"], r["seed"]): r for r in found}
-        table = long_table(found)
-        last = table.groupby(["task", "arm", "seed"])["step"].transform("max")
-        final = table[table["step"] == last]
+        self.table = long_table(found)
+        last = self.table.groupby(["task", "arm", "seed"])["step"].transform("max")
+        final = self.table[self.table["step"] == last]
         self.final = final.pivot_table(index=["task", "arm", "seed"], columns="metric",
                                        values="value")  # fmt: skip
 
@@ -209,8 +215,8 @@ def ratio_table(study: Study, summary: Summary, task: str) -> pd.DataFrame:
         row = {"arm": f"`{arm}`", "relative to": f"`{reference}`"}
         for heading, metric in {"success": "success", **ERRORS}.items():
             estimate, p = summary.ratio(task, arm, reference, metric)
-            row[heading] = text_of(estimate)
-            row[f"p, {heading}"] = markdown.number(p, 2)
+            row[f"{heading}, ratio"] = text_of(estimate)
+            row[f"{heading}, p"] = markdown.number(p, 2)
         rows.append(row)
     return pd.DataFrame(rows)
 

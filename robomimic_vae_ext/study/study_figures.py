@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")  # no display on a cluster
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from robomimic_vae_ext.analysis.curve_figures import COLOURS, plain_label, save
 from robomimic_vae_ext.study import intervals
@@ -21,17 +22,15 @@ if TYPE_CHECKING:
 
 WIDTH: Final = 8.3  # [in]; shown 830 pixels wide, a point is about a pixel
 DPI: Final = 200
-MARKERS: Final = "osD^vPX"
+MARKERS: Final = "osD^vPX*"
 COLUMNS: Final = 3  # of panels, at most
 
 
 def arm_styles(arms: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and marker of every arm; from the eighth arm on, colours return with other markers."""
+    """Colour and marker of every arm."""
+    colours = COLOURS if len(arms) <= len(COLOURS) else matplotlib.colormaps["tab20"].colors
     return {
-        arm: {
-            "color": COLOURS[index % len(COLOURS)],
-            "marker": MARKERS[(index // len(COLOURS)) % len(MARKERS)],
-        }
+        arm: {"color": colours[index % len(colours)], "marker": MARKERS[index % len(MARKERS)]}
         for index, arm in enumerate(arms)
     }
 
@@ -110,11 +109,16 @@ def curves(summary: Summary, tasks: Sequence[str], arms: Sequence[str], path: Pa
                 handles.setdefault(arm, line)
             drawn |= _band(right, _error_by_step(summary, task, arm), styles[arm]) is not None
         left.set(title=f"{task}: success [%]", ylim=(-3, 103))
-        right.set(title=f"{task}: held-out Q error", yscale="log" if drawn else "linear")
+        right.set(title=f"{task}: held-out Q error")
+        if drawn:
+            right.set_yscale("log")
+            right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            right.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+            right.yaxis.set_minor_locator(NullLocator())
         for axis in (left, right):
             axis.grid(True, alpha=0.3)
             axis.title.set_fontsize(10)
-        left.set_xlim(right.get_xlim() if drawn else left.get_xlim())
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for axis in axes[-1]:
         axis.set_xlabel("gradient steps")
     figure.legend(
@@ -138,20 +142,9 @@ def _success_by_step(summary: Summary, task: str, arm: str) -> dict[int, Estimat
 
 
 def _error_by_step(summary: Summary, task: str, arm: str) -> dict[int, Estimate]:
-    curves_of_seeds = [
-        {point["step"]: point["critic_error"] for point in record["curve"]}
-        for (its_task, its_arm, _), record in summary.records.items()
-        if (its_task, its_arm) == (task, arm)
-    ]
-    by_step = {
-        step: [curve.get(step) for curve in curves_of_seeds]
-        for step in (curves_of_seeds[0] if curves_of_seeds else ())
-    }
-    return {
-        step: intervals.mean([x for x in values if x is not None])
-        for step, values in by_step.items()
-        if None not in values
-    }
+    rows = summary.table.query("task == @task and arm == @arm and metric == 'critic_error'")
+    by_step = rows.groupby("step")["value"]
+    return {step: intervals.mean(values.tolist()) for step, values in by_step}
 
 
 def _band(axis: Any, by_step: Mapping[int, Estimate], style: Mapping[str, Any]) -> Any:

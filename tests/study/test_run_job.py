@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -350,4 +351,6 @@ def test_a_job_survives_its_file(study: Study, tmp_path: Path) -> None:
 def test_the_commit_is_that_of_this_repository() -> None:
     found = provenance.commit()
     assert found is None or len(found.removesuffix("-dirty")) == 40
-    assert {"robomimic", "robosuite", "torch"} <= set(provenance.versions())
+    versions = provenance.versions()
+    assert set(versions) == {"python", "robomimic", "robosuite", "mujoco", "torch", "numpy", "h5py"}
+    assert versions["numpy"] == np.__version__

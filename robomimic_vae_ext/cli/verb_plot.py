@@ -20,7 +20,9 @@ SUFFIXES: Final = (".png", ".pdf", ".svg")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders")
-    parser.add_argument("--run", nargs="+", type=Path, default=[], help=argparse.SUPPRESS)
+    parser.add_argument(  # the old spelling; `args.run` is the verb's function
+        "--run", nargs="+", type=Path, default=[], dest="old_runs", help=argparse.SUPPRESS
+    )
     parser.add_argument(
         "--label", nargs="+", help="one name for each run (default: the experiment's name)"
     )
@@ -30,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw the figure; the exit code is 0."""
-    paths = [*args.runs, *args.run]
+    paths = [*args.runs, *args.old_runs]
     from robomimic_vae_ext import files
 
     if not paths:

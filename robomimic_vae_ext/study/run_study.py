@@ -7,9 +7,8 @@ import json
 import os
 import signal
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,21 +16,10 @@ from robomimic_vae_ext import files
 from robomimic_vae_ext.data import hdf5
 from robomimic_vae_ext.errors import ConfigError, VaeExtError
 from robomimic_vae_ext.study import executors, report
-from robomimic_vae_ext.study.job import (
-    LOG,
-    RESULT,
-    Job,
-    all_jobs,
-    check_folder,
-    job_name,
-    tidy,
-    write_job,
-)
-from robomimic_vae_ext.study.progress import Progress
+from robomimic_vae_ext.study.job import RESULT, Job, all_jobs, check_folder, job_name, write_job
+from robomimic_vae_ext.study.scheduler import Scheduler
 from robomimic_vae_ext.study.study_file import DATASETS_FOLDER, Study, Task
 
-ATTEMPTS: Final = 2  # of a job that fails
-POLL: Final = 5.0  # [s] between two looks at the clock while jobs run
 INTERRUPTED: Final = 130  # exit code, as shells have it
 
 
@@ -40,10 +28,7 @@ class Options:
     """How to run a study; no result depends on it.
 
     Args:
-        jobs: at the same time; None: as many as cores, GPUs and threads allow.
-        gpus: comma-separated, `none`, or None for all that torch finds.
-        per_gpu: jobs on each GPU; None: one, and with Ray no GPU at all.
-        ray: address of a Ray cluster, empty for the one of this machine; None: child processes.
+        jobs, gpus, per_gpu, ray: as `executors.make_executor`.
         minutes: no job is started later than this, datasets included; None: no limit.
         merge: results.json of the same study, whose jobs count as done.
         only_tasks: names; empty: all.
@@ -83,7 +68,10 @@ def run_study(study: Study, out: Path, options: Options) -> int:
         if task.collect is not None:
             collect_settings(task)
     selected = select(study, every, options)
-    executor = make_executor(study, options)
+    threads = max(study.training_of(t, a).threads for t in study.tasks for a in study.arms)
+    executor = executors.make_executor(
+        threads, options.jobs, options.gpus, options.per_gpu, options.ray
+    )
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out), _sigterm_is_interrupt():
         try:
@@ -91,8 +79,7 @@ def run_study(study: Study, out: Path, options: Options) -> int:
                 count = merge_results(every, out, path)
                 print(f"{path}: results of {count} jobs merged", flush=True)
             prepare(study, out, every, selected)
-            scheduler = Scheduler(selected, out, executor, options, begin)
-            code = scheduler.run()
+            code = Scheduler(selected, out, executor, options.minutes, begin).run()
         except KeyboardInterrupt:
             executor.stop()
             print("\ninterrupted; the same command continues", flush=True)
@@ -212,8 +199,10 @@ def prepare(study: Study, out: Path, every: Sequence[Job], selected: Sequence[Jo
         write_job(job, out / job.name)
     files.write_text(out / "study.json", study.path.read_text(encoding="utf-8"))
     for task in study.tasks:
-        if any(job.task == task.name and not _done(out, job) for job in selected):
-            make_dataset(task, out, workers=_cores())
+        if any(
+            job.task == task.name and not (out / job.name / RESULT).exists() for job in selected
+        ):
+            make_dataset(task, out, workers=executors.cores())
 
 
 def collect_settings(task: Task) -> Any:
@@ -265,191 +254,6 @@ def make_dataset(task: Task, out: Path, workers: int) -> None:
 
     print(f"collecting {path}", flush=True)
     print(collect(settings, path, workers, resume=True).describe(), flush=True)
-
-
-# ---- where jobs run ----
-
-
-def make_executor(study: Study, options: Options) -> executors.Executor:
-    """The executor that the options ask for.
-
-    Raises:
-        ConfigError: options that exclude each other, an unknown GPU, or no Ray.
-    """
-    threads = max(study.training_of(t, a).threads for t in study.tasks for a in study.arms)
-    if options.ray is not None:
-        if options.jobs is not None or options.gpus is not None:
-            raise ConfigError(
-                "--ray with --jobs or --gpus",
-                "one or the other, since Ray decides how many jobs its nodes can run",
-                "Leave --jobs and --gpus out; --per-gpu says how many jobs share a GPU.",
-            )
-        gpus = 1.0 / options.per_gpu if options.per_gpu else 0.0
-        return executors.RayExecutor(options.ray, threads, gpus)
-    devices = _gpus(options.gpus)
-    if devices:
-        slots = [gpu for _ in range(options.per_gpu or 1) for gpu in devices]
-        slots = slots[: options.jobs or len(slots)]
-        return executors.LocalExecutor(len(slots), slots)
-    return executors.LocalExecutor(options.jobs or max(1, _cores() // threads))
-
-
-def _gpus(wanted: str | None) -> list[str]:
-    """GPUs as CUDA_VISIBLE_DEVICES names them, which a batch system may have set already.
-
-    Raises:
-        ConfigError: one that torch does not find.
-    """
-    if wanted == "none":
-        return []
-    import torch
-
-    count = torch.cuda.device_count()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    names = visible.split(",") if visible else map(str, range(count))
-    available = [name.strip() for name in names][:count]
-    if wanted is None:
-        return available
-    chosen = [name.strip() for name in wanted.split(",")]
-    if any(name not in available for name in chosen):
-        raise ConfigError(
-            f"--gpus {wanted!r}",
-            f"some of {','.join(available)}, separated by commas"
-            if available
-            else "'none': torch finds no GPU",
-            "Correct it, or leave it out for all that torch finds.",
-        )
-    return chosen
-
-
-def _cores() -> int:
-    """Cores that this process may use; a container or a batch system may allow fewer than all."""
-    return len(os.sched_getaffinity(0))
-
-
-def _done(out: Path, job: Job) -> bool:
-    return (out / job.name / RESULT).exists()
-
-
-# ---- the jobs ----
-
-
-@dataclass
-class Scheduler:
-    """Starts jobs, waits for them, and tries a failed one once more.
-
-    Args:
-        every: jobs in their order, with or without a result.
-        out: the study's folder.
-        executor: where they run.
-        options: how.
-        begin: when the study was started, by `time.monotonic`.
-    """
-
-    every: Sequence[Job]
-    out: Path
-    executor: executors.Executor
-    options: Options
-    begin: float = field(default_factory=time.monotonic)
-    attempts: dict[str, int] = field(default_factory=dict)
-    running: set[str] = field(default_factory=set)
-    failed: dict[str, str] = field(default_factory=dict)
-
-    def run(self) -> int:
-        """Run until no job is left or time is up; return the exit code."""
-        self.waiting = deque(job for job in self.every if not _done(self.out, job))
-        self.progress = Progress(self.every, self.out)
-        for job in self.every:
-            if _done(self.out, job):
-                tidy(self.out / job.name)  # it may have been killed before it could
-        self._show(self.progress.opening(self.executor.slots()))
-        while self.running or (self.waiting and not self._time_is_up()):
-            while (
-                self.waiting
-                and len(self.running) < self.executor.slots()
-                and not self._time_is_up()
-            ):
-                self._start(self.waiting.popleft())
-            ended = self.executor.wait(POLL)
-            if ended is not None:
-                self._end(ended)
-        return self._close()
-
-    def _time_is_up(self) -> bool:
-        minutes = self.options.minutes
-        return minutes is not None and time.monotonic() - self.begin > 60 * minutes
-
-    def _start(self, job: Job) -> None:
-        folder = (self.out / job.name).resolve()
-        words = ["-m", "robomimic_vae_ext.study.run_job", str(folder)]
-        if self._on_gpu():
-            words.append("--cuda")
-        environment = {
-            "OMP_NUM_THREADS": str(job.threads),
-            # Threads that wait by sleeping: spinning ones slow the other jobs down.
-            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
-            "MUJOCO_GL": os.environ.get("MUJOCO_GL", "egl"),
-            # The last line of the log must be the last one printed.
-            "PYTHONUNBUFFERED": "1",
-        }
-        self.attempts[job.name] = self.attempts.get(job.name, 0) + 1
-        self.running.add(job.name)
-        self.progress.started(job)
-        self.executor.submit(executors.Command(job.name, tuple(words), folder / LOG, environment))
-        self._note()
-
-    def _on_gpu(self) -> bool:
-        if self.options.ray is not None:
-            return self.options.per_gpu is not None
-        return bool(_gpus(self.options.gpus))
-
-    def _end(self, ended: executors.Ended) -> None:
-        self.running.remove(ended.name)
-        job = next(job for job in self.every if job.name == ended.name)
-        self.progress.ended(job)
-        if ended.returncode == 0 and _done(self.out, job):
-            self._show(self.progress.line(job, len(self.running), self.executor.slots()))
-            return
-        reason = _reason(ended.returncode, self.out / job.name / LOG)
-        if self.attempts[job.name] < ATTEMPTS:
-            self.waiting.appendleft(job)
-            self._show(f"{job.name} failed ({reason}); it is tried once more")
-        else:
-            self.failed[job.name] = reason
-            self._show(f"{job.name} failed again ({reason})")
-
-    def _show(self, line: str) -> None:
-        print(line, flush=True)
-        self._note()
-
-    def _note(self) -> None:
-        try:
-            self.progress.write(self.running, self.failed, self.executor.slots())
-        except OSError as error:  # a full disk, for instance: the jobs may go on
-            print(f"{self.out / 'progress.json'} could not be written ({error})", flush=True)
-
-    def _close(self) -> int:
-        if self.waiting:
-            left = self.progress.remaining(self.executor.slots())
-            self._show(
-                f"time is up: {len(self.waiting)} of {len(self.every)} jobs are left, about "
-                f"{left}; the same command continues"
-            )
-        if self.failed:
-            print(f"{len(self.failed)} jobs failed; their logs:")
-            for name, reason in self.failed.items():
-                print(f"  {self.out / name / LOG}: {reason}")
-        return int(bool(self.failed))
-
-
-def _reason(returncode: int, log: Path) -> str:
-    """Why a job failed: the signal that ended it, else the last line of its log."""
-    if returncode < 0:
-        hint = ", perhaps out of memory" if -returncode == signal.SIGKILL else ""
-        return f"ended by {signal.Signals(-returncode).name}{hint}"
-    lines = log.read_text(errors="replace").replace("\r", "\n").split("\n") if log.exists() else []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return last or f"exit code {returncode}"
 
 
 @contextlib.contextmanager

@@ -28,7 +28,9 @@ COLUMNS: Final = 3  # of panels, at most
 
 def arm_styles(arms: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Colour and marker of every arm."""
-    colours = COLOURS if len(arms) <= len(COLOURS) else matplotlib.colormaps["tab20"].colors
+    colours: Sequence[Any] = COLOURS
+    if len(arms) > len(COLOURS):
+        colours = matplotlib.colormaps["tab20"](range(20))
     return {
         arm: {"color": colours[index % len(colours)], "marker": MARKERS[index % len(MARKERS)]}
         for index, arm in enumerate(arms)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from robomimic_vae_ext.analysis import curve_figures, run_metrics
+from robomimic_vae_ext.cli import main
 from robomimic_vae_ext.errors import DatasetError
 from tests.conftest import run_script
 
@@ -67,12 +68,47 @@ def test_every_run_is_in_the_legend(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert legends == [[f"{plain}, training", f"{plain}, held out", "bcq, training", "bc"], ["bc"]]
 
 
-def test_the_script_names_runs_after_their_experiment(tmp_path: Path) -> None:
-    runs = [str(write_run(tmp_path / name / "1")) for name in ("old", "new")]
-    done = run_script("plot_training.py", "--run", *runs, "--out", tmp_path / "c.png")
-    assert done.returncode == 0 and (tmp_path / "c.png").exists(), done.stderr
-    again = ("--out", tmp_path / "d.png", "--run", runs[0], runs[0])
-    twice = run_script("plot_training.py", *again)
-    assert twice.returncode == 2 and "different name" in twice.stderr
-    missing = run_script("plot_training.py", *again[:3], tmp_path / "none")
-    assert missing.returncode == 2 and missing.stderr.count("\n") == 1
+def test_the_command_names_runs_after_their_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[str]] = []
+    own = curve_figures.training_curves
+    monkeypatch.setattr(
+        curve_figures,
+        "training_curves",
+        lambda runs, path: (drawn.append([*runs]), own(runs, path)),
+    )
+    runs = [write_run(tmp_path / name / "1") for name in ("old", "new")]
+    figure = tmp_path / "c.png"
+    # A run's folder, and an experiment's folder, of which the newest run is taken.
+    done = run_script("plot_training.py", "--run", runs[0], runs[1].parent, "--out", figure)
+    assert done.returncode == 0 and figure.exists(), done.stderr
+    again = main(["plot", *map(str, runs), "--out", str(tmp_path / "d.png"), "--label", "a", "b"])
+    assert again == 0 and drawn == [["old", "new"], ["a", "b"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["RUN", "RUN", "--out", "d.png"], "exp"),  # one name twice
+        (["RUN", "--out", "d.png", "--label", "a", "b"], "--label"),
+        (["RUN", "--out", "d.txt"], "d.txt"),
+        (["RUN", "--out", "exists.png"], "exists.png"),
+        (["none", "--out", "d.png"], "none"),
+        (["--out", "d.png"], "RUN"),
+    ],
+)
+def test_wrong_words_are_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    named: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "exp" / "1")
+    (tmp_path / "exists.png").write_text("mine")
+    assert main(["plot", *("exp/1" if word == "RUN" else word for word in words)]) == 2
+    errors = capsys.readouterr().err
+    assert named in errors and errors.count("\n") == 1
+    assert (tmp_path / "exists.png").read_text() == "mine" and not (tmp_path / "d.png").exists()

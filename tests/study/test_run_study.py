@@ -17,7 +17,7 @@ import torch
 
 from robomimic_vae_ext import files
 from robomimic_vae_ext.errors import ConfigError, DatasetError
-from robomimic_vae_ext.study import executors, progress, run_study
+from robomimic_vae_ext.study import executors, run_study, scheduler
 from robomimic_vae_ext.study import job as jobs
 from robomimic_vae_ext.study.study_file import Evaluation, read_study
 
@@ -31,7 +31,9 @@ def result(successes: int = 1, error: float | None = 0.0214, seconds: float = 60
 
 
 class Pretended(executors.Executor):
-    """Ends jobs one by one, in the order of their start, as it is told to."""
+    """Ends jobs one by one, in the order of their start; some fail first."""
+
+    on_gpu = False
 
     def __init__(self, out: Path, count: int = 2, failures: dict[str, int] | None = None) -> None:
         self.out, self.count = out, count
@@ -39,7 +41,6 @@ class Pretended(executors.Executor):
         self.started: list[str] = []
         self.running: list[executors.Command] = []
         self.most = 0
-        self.noted: list[list[str]] = []  # what progress.json says runs, whenever we wait
 
     def slots(self) -> int:
         return self.count
@@ -50,9 +51,6 @@ class Pretended(executors.Executor):
         self.most = max(self.most, len(self.running))
 
     def wait(self, timeout: float) -> executors.Ended | None:
-        status = self.out / progress.FILE
-        if status.exists():
-            self.noted.append(json.loads(status.read_text())["running"])
         command = self.running.pop(0)
         if self.failures.get(command.name, 0) > 0:
             self.failures[command.name] -= 1
@@ -67,7 +65,7 @@ class Pretended(executors.Executor):
 
 @pytest.fixture
 def every(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[jobs.Job]:
-    monkeypatch.setattr(run_study, "tidy", lambda folder: None)  # nothing was trained here
+    monkeypatch.setattr(scheduler, "tidy", lambda folder: None)  # nothing was trained here
     plan = Evaluation(2, 1, 0, 0)
     made = [
         jobs.Job("play", arm, seed, "x.hdf5", None, 5, 4, 2, 8, 1, plan, {})
@@ -79,12 +77,10 @@ def every(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[jobs.Job]:
 
 
 def run(
-    every: list[jobs.Job], executor: Pretended, **options: Any
-) -> tuple[int, run_study.Scheduler]:
-    scheduler = run_study.Scheduler(
-        every, executor.out, executor, run_study.Options(gpus="none", **options)
-    )
-    return scheduler.run(), scheduler
+    every: list[jobs.Job], executor: Pretended, minutes: float | None = None
+) -> tuple[int, scheduler.Scheduler]:
+    made = scheduler.Scheduler(every, executor.out, executor, minutes)
+    return made.run(), made
 
 
 def test_jobs_run_in_the_order_of_the_plan_and_never_too_many(
@@ -95,13 +91,10 @@ def test_jobs_run_in_the_order_of_the_plan_and_never_too_many(
     assert code == 0 and executor.most == 2
     names = [job.name for job in every]
     assert executor.started == names
-    assert executor.noted == [sorted(names[i : i + 2]) for i in range(4)]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "4 jobs, 0 of them done; up to 2 at the same time"
     for part in ("1/4 jobs", names[0], "1/2", "0.0214", "1 running", "2 min left"):
         assert part in lines[1]
-    status = json.loads((tmp_path / progress.FILE).read_text())
-    assert status["done"] == 4 and status["running"] == [] and status["seconds_left"] == 0.0
 
 
 def test_a_damaged_result_is_one_message(every: list[jobs.Job], tmp_path: Path) -> None:
@@ -119,8 +112,8 @@ def test_jobs_with_a_result_are_not_run_again(every: list[jobs.Job], tmp_path: P
 
 def test_a_failed_job_is_tried_once_more(every: list[jobs.Job], tmp_path: Path) -> None:
     executor = Pretended(tmp_path, failures={every[0].name: 1})
-    code, scheduler = run(every, executor)
-    assert code == 0 and not scheduler.failed
+    code, made = run(every, executor)
+    assert code == 0 and not made.failed
     assert executor.started.count(every[0].name) == 2
     assert executor.started[2] == every[0].name  # before anything new
 
@@ -129,9 +122,9 @@ def test_a_job_that_fails_twice_is_named_and_the_others_go_on(
     every: list[jobs.Job], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     executor = Pretended(tmp_path, failures={every[0].name: 9})
-    code, scheduler = run(every, executor)
+    code, made = run(every, executor)
     assert code == 1
-    assert scheduler.failed == {every[0].name: "ValueError: no luck"}
+    assert made.failed == {every[0].name: "ValueError: no luck"}
     assert all((tmp_path / job.name / jobs.RESULT).exists() for job in every[1:])
     end = capsys.readouterr().out.splitlines()[-2:]
     assert end[0].startswith("1 jobs failed")
@@ -149,13 +142,13 @@ def test_no_job_starts_when_time_is_up(
 
 def test_the_estimate_goes_by_arm(every: list[jobs.Job], tmp_path: Path) -> None:
     files.write_json(tmp_path / every[0].name / jobs.RESULT, result(seconds=100.0))
-    known = progress.Progress(every, tmp_path)
-    assert known.seconds_left(slots=1) == 300.0  # the other arm is taken for as slow
+    one, two = Pretended(tmp_path, count=1), Pretended(tmp_path, count=2)
+    # The other arm is assumed to be as slow.
+    assert scheduler.Scheduler(every, tmp_path, one).seconds_left() == 300.0
     files.write_json(tmp_path / every[1].name / jobs.RESULT, result(seconds=20.0))
-    known = progress.Progress(every, tmp_path)
-    assert known.seconds_left(slots=1) == 120.0
-    assert known.seconds_left(slots=2) == 100.0  # no job is split
-    words = [progress.in_words(s) for s in (5, 89, 200, 11400)]
+    assert scheduler.Scheduler(every, tmp_path, one).seconds_left() == 120.0
+    assert scheduler.Scheduler(every, tmp_path, two).seconds_left() == 100.0  # no job is split
+    words = [scheduler.in_words(s) for s in (5, 89, 200, 11400)]
     assert words == ["5 s", "89 s", "3 min", "3 h 10 min"]
 
 
@@ -171,66 +164,44 @@ def test_two_runners_of_one_folder_are_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_slots_follow_threads_cores_and_gpus(
-    monkeypatch: pytest.MonkeyPatch, make_study: Callable[..., Any]
-) -> None:
-    monkeypatch.setattr(run_study, "_cores", lambda: 8)
+def test_slots_follow_threads_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "cores", lambda: 8)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    study = make_study(threads=3)
-    assert run_study.make_executor(study, run_study.Options(gpus="none")).slots() == 2
-    assert run_study.make_executor(study, run_study.Options(gpus="none", jobs=5)).slots() == 5
-    assert run_study.make_executor(study, run_study.Options(gpus="0,1")).slots() == 2
-    assert run_study.make_executor(study, run_study.Options(gpus="0,1", per_gpu=3)).slots() == 6
-    assert (
-        run_study.make_executor(study, run_study.Options(gpus="0,1", per_gpu=3, jobs=4)).slots()
-        == 4
-    )
+    for options, slots in (
+        ({"gpus": "none"}, 2), ({"gpus": "none", "jobs": 5}, 5), ({"gpus": "0,1"}, 2),
+        ({"gpus": "0,1", "per_gpu": 3}, 6), ({"gpus": "0,1", "per_gpu": 3, "jobs": 4}, 4),
+    ):  # fmt: skip
+        executor = executors.make_executor(3, **options)
+        assert executor.slots() == slots and executor.on_gpu == (options["gpus"] != "none")
 
 
 def test_gpus_are_those_that_a_batch_system_gave(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert run_study._gpus(None) == ["0", "1"] == run_study._gpus("0, 1")
+    assert executors._gpus(None) == ["0", "1"] == executors._gpus("0, 1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-71b6")
-    assert run_study._gpus(None) == ["2", "GPU-71b6"] and run_study._gpus("GPU-71b6") == [
+    assert executors._gpus(None) == ["2", "GPU-71b6"] and executors._gpus("GPU-71b6") == [
         "GPU-71b6"
     ]
     with pytest.raises(ConfigError, match="expected some of 2,GPU-71b6"):
-        run_study._gpus("0")
+        executors._gpus("0")
 
 
 @pytest.mark.parametrize("asked", ["2", "abc", "", "0,", ",", "-1"])
-def test_gpus_that_are_not_there_are_refused(
-    monkeypatch: pytest.MonkeyPatch, make_study: Callable[..., Any], asked: str
-) -> None:
+def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
     """Jobs would train on the CPU instead, without a word."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ConfigError, match="expected some of 0,1"):
-        run_study.make_executor(make_study(), run_study.Options(gpus=asked))
+        executors.make_executor(1, gpus=asked)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ConfigError, match="expected 'none'"):
-        run_study.make_executor(make_study(), run_study.Options(gpus="0"))
+        executors.make_executor(1, gpus="0")
 
 
-def test_ray_takes_neither_jobs_nor_gpus(make_study: Callable[..., Any]) -> None:
+def test_ray_takes_neither_jobs_nor_gpus() -> None:
     with pytest.raises(ConfigError, match="--ray with --jobs or --gpus"):
-        run_study.make_executor(make_study(), run_study.Options(ray="", jobs=2))
-
-
-def test_a_full_disk_does_not_end_the_jobs_that_run(
-    every: list[jobs.Job],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def full(self: progress.Progress, *_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(progress.Progress, "write", full)
-    code, _ = run(every, Pretended(tmp_path))
-    assert code == 0 and all((tmp_path / job.name / jobs.RESULT).exists() for job in every)
-    assert "progress.json could not be written ([Errno 28] No space" in capsys.readouterr().out
+        executors.make_executor(1, ray="", jobs=2)
 
 
 def test_an_unexpected_error_leaves_no_job_alone(
@@ -244,7 +215,7 @@ def test_an_unexpected_error_leaves_no_job_alone(
 
     monkeypatch.setattr(executor, "stop", lambda: stopped.append(True))
     monkeypatch.setattr(executor, "submit", fail)
-    monkeypatch.setattr(run_study, "make_executor", lambda *_: executor)
+    monkeypatch.setattr(executors, "make_executor", lambda *_: executor)
     with pytest.raises(RuntimeError, match="no luck"):
         run_study.run_study(make_study(), tmp_path / "out", run_study.Options())
     assert stopped == [True]
@@ -263,7 +234,7 @@ def test_the_time_for_datasets_counts(
 
     monkeypatch.setattr(run_study.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(run_study, "prepare", slow)
-    monkeypatch.setattr(run_study, "make_executor", lambda *_: executor)
+    monkeypatch.setattr(executors, "make_executor", lambda *_: executor)
     options = run_study.Options(gpus="none", minutes=1.0)
     assert run_study.run_study(make_study(), tmp_path / "out", options) == 0
     assert executor.started == []
@@ -272,9 +243,9 @@ def test_the_time_for_datasets_counts(
 def test_a_job_that_was_killed_says_so(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.write_text("47%|####7     | 94/200")
-    assert run_study._reason(-9, log) == "ended by SIGKILL, perhaps out of memory"
-    assert run_study._reason(-15, log) == "ended by SIGTERM"
-    assert run_study._reason(1, log).startswith("47%")
+    assert scheduler._reason(-9, log) == "ended by SIGKILL, perhaps out of memory"
+    assert scheduler._reason(-15, log) == "ended by SIGTERM"
+    assert scheduler._reason(1, log).startswith("47%")
 
 
 @pytest.fixture

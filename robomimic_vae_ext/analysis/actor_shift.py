@@ -18,7 +18,7 @@ from torch import Tensor
 from robomimic_vae_ext.analysis import checkpoint_models, critic_values
 from robomimic_vae_ext.plugin import ALGO_NAME
 
-#: Field of ActorShift to its heading in a table for people.
+#: Field of ActorShift to its heading in the printed table.
 HEADINGS: Final = {
     "z": "\\|z\\|, 1 = bound", "shift": "shift by the actor", "spread": "shift by z ~ N(0, 1)",
     "error": "error at z = 0", "gain": "gain in Q", "q": "Q of the data",

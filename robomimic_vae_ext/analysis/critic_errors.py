@@ -14,7 +14,7 @@ from robomimic_vae_ext.analysis import checkpoint_models, critic_values
 from robomimic_vae_ext.errors import CheckpointError
 
 MASKS: Final = ("train", "valid")
-#: Field of CriticErrors to its heading in a table for people.
+#: Field of CriticErrors to its heading in the printed table.
 HEADINGS: Final = {
     "mask": "demonstrations", "error": "Q error", "bias": "Q - return",
     "error_of_successes": "Q error, successes", "error_of_failures": "Q error, failures",

@@ -4,7 +4,7 @@
     lapo inspect actor model_epoch_6.pth --dataset lift.hdf5
 
 critic: error of Q against the demonstrations' returns, on those that it was trained on (mask
-"train") and on held-out ones (mask "valid"), and how well Q tells rewarded demonstrations from
+"train") and on held-out ones (mask "valid"), and how well Q separates rewarded demonstrations from
 others (AUC). Any algorithm with a critic.
 
 actor: how far LAPO's actor moves actions away from those of z = 0, for how much Q, on held-out

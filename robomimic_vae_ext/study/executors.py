@@ -177,7 +177,7 @@ class RayExecutor(Executor):
         return max(1, fits)
 
     def submit(self, command: Command) -> None:
-        """Hand a command to the cluster."""
+        """Submit a command to the cluster."""
         reference = self._task.remote(command.words, str(command.log), dict(command.environment))
         self._running[reference] = command.name
 

@@ -91,7 +91,7 @@ def _stage(path: Path, run: Callable[[], dict[str, Any]], device: torch.device) 
     """Result of a stage, from its file or by running it on a device."""
     found = read_stage_result(path)
     if found is None:
-        # Before the stage, since somebody may commit or install while it runs.
+        # Before the stage: a commit or an installation may happen while it runs.
         versions = provenance.versions() | {"device": provenance.device_name(device)}
         made = {"versions": versions, "commit": provenance.commit()}
         begin = time.perf_counter()

@@ -156,7 +156,7 @@ def _show(line: str) -> None:
 
 
 def in_words(seconds: float) -> str:
-    """A duration for people: 45 s, 12 min, 3 h 10 min."""
+    """A duration such as 45 s, 12 min or 3 h 10 min."""
     seconds = round(seconds)
     if seconds < 90:
         return f"{seconds} s"

@@ -30,7 +30,7 @@ def arm_styles(arms: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Colour and marker of every arm."""
     colours: Sequence[Any] = COLOURS
     if len(arms) > len(COLOURS):
-        colours = matplotlib.colormaps["tab20"](range(20))
+        colours = list(matplotlib.colormaps["tab20"](range(20)))
     return {
         arm: {"color": colours[index % len(colours)], "marker": MARKERS[index % len(MARKERS)]}
         for index, arm in enumerate(arms)

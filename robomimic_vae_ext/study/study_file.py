@@ -19,9 +19,11 @@ ACTION: Final = "Change it in the study file."
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # tasks and arms become folders
 DATASETS_FOLDER: Final = "datasets"  # beside the folders of the tasks
 SEEDS: Final = 2**32  # numpy's limit
-COLLECT_WORDS: Final = ("env", "quality", "compress", "rendering")
-COLLECT_NUMBERS: Final = ("n", "size", "seed", "horizon")
-COLLECT_KEYS: Final = (*COLLECT_WORDS, *COLLECT_NUMBERS, "cameras")
+#: Keys of `collect` and their types.
+COLLECT: Final = {
+    "env": str, "quality": str, "compress": str, "rendering": str, "n": int, "size": int,
+    "seed": int, "horizon": int, "cameras": list,
+}  # fmt: skip
 # Keys of the training config that the study sets itself: an arm that changed one of these would not
 # be comparable, or its results would not be found.
 STUDY_KEYS: Final = (
@@ -82,7 +84,7 @@ class Task:
         name: also of its folder.
         horizon: steps after which an episode has failed.
         dataset: an existing HDF5 file, or None.
-        collect: what to collect (`COLLECT_KEYS`), or None; exactly one of both is given.
+        collect: what to collect (`COLLECT`), or None; exactly one of both is given.
         training: values of `Training` that differ for this task.
     """
 
@@ -236,17 +238,13 @@ def _task(name: str, value: Any, base: Path) -> Task:
 
 
 def _collect(value: Any, where: str) -> dict[str, Any]:
-    """Refuse values of the wrong type; `job.collect_settings` checks the values themselves."""
-    value = _section(value, where, ("env", "n"), COLLECT_KEYS)
-    for key in COLLECT_NUMBERS:
-        if key in value:
-            _whole_number(value[key], f"{where}.{key}", 0)
-    for key in COLLECT_WORDS:
-        if not isinstance(value.get(key, ""), str):
-            raise ConfigError(f"{where}.{key} is {value[key]!r}", "a word", ACTION)
-    cameras = value.get("cameras", [])
-    if not isinstance(cameras, list) or not all(isinstance(name, str) for name in cameras):
-        raise ConfigError(f"{where}.cameras is {cameras!r}", "a list of names", ACTION)
+    """Refuse values of the wrong type; `run_study.collect_settings` checks the rest."""
+    value = _section(value, where, ("env", "n"), COLLECT)
+    for key, entry in value.items():
+        if type(entry) is not COLLECT[key]:  # exactly: True is an int, too
+            raise ConfigError(
+                f"{where}.{key} is {entry!r}", f"a value of type {COLLECT[key].__name__}", ACTION
+            )
     return value
 
 

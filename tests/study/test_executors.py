@@ -148,8 +148,8 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         RayExecutor()
 
 
-def test_children_of_a_killed_runner_stop(tmp_path: Path) -> None:
-    """They notice by themselves: nobody would wait for them, and the next runner starts them."""
+def test_children_of_a_killed_scheduler_stop(tmp_path: Path) -> None:
+    """They notice it themselves; the next `lapo study` starts their jobs again."""
     pid = tmp_path / "pid"
     child = (
         "import os, time; from robomimic_vae_ext.study import run_job\n"

@@ -74,7 +74,7 @@ def make_job(study: Study) -> Callable[[Path, str], Path]:
 
 @pytest.fixture(scope="module")
 def finished(make_job: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a LAPO job that nobody interrupted."""
+    """The folder of a LAPO job without interruptions."""
     folder: Path = make_job(tmp_path_factory.mktemp("undisturbed"), "lapo")
     threads = torch.get_num_threads()
     devices: list[str | None] = []
@@ -87,7 +87,7 @@ def finished(make_job: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stored_policy, "policy_device", spy)
         run_job.run_job(folder)
-    # Not what the checkpoints ask for, which may be of another sitting: 3 are measured, 2 played,
+    # Not what the checkpoints ask for, which may be of another machine: 3 are measured, 2 played,
     # and the last one with z = 0, too.
     assert devices == ["cpu"] * (3 + 2 + 2)
     torch.set_num_threads(threads)
@@ -190,7 +190,7 @@ def test_values_in_rollouts_are_those_of_the_acting_policy(
     line = next(line for line in lines(finished) if line["step"] == STEPS)
     again = player.play(line["index"], job.evaluation.seed)
     assert again["q"] == line["q"] and len(line["q"]) == line["length"]
-    # The same episode by a runner that nobody watches.
+    # The same episode by a runner without recording.
     plain = seeded_episode.Runner(checkpoint, job.horizon)
     episode = plain.play(0, seeded_episode.episode_seed(job.evaluation.seed, line["index"]))
     assert (episode.length, episode.success) == (line["length"], line["success"])
@@ -283,7 +283,7 @@ def test_a_stage_that_the_disk_lost_is_run_again(tmp_path: Path) -> None:
 def test_a_result_names_the_commit_and_versions_of_each_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job may be continued after an upgrade or elsewhere, and somebody may commit meanwhile."""
+    """A job may be continued after an upgrade, a commit, or on another machine."""
     monkeypatch.setattr(provenance, "device_name", lambda device: device.type)
     now = {"commit": "a", "versions": {"torch": "1"}}
     monkeypatch.setattr(provenance, "commit", lambda: now["commit"])

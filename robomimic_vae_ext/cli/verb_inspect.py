@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset", type=Path, required=True, help="HDF5 file that they were trained on"
     )
-    parser.add_argument("--out", "--csv", type=Path, help="CSV file for the table")
+    parser.add_argument("--out", type=Path, help="CSV file for the table")
+    parser.add_argument("--csv", type=Path, dest="out", help=argparse.SUPPRESS)
     parser.add_argument(
         "--most", type=int, default=200, help="demonstrations of each mask, which are read at once"
     )

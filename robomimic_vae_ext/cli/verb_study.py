@@ -35,9 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run on a Ray cluster (default address: RAY_ADDRESS, or this machine's cluster)",
     )  # fmt: skip
     parser.add_argument("--minutes", type=float, help="start no job after so many minutes")
-    parser.add_argument("--only-task", nargs="+", default=[], metavar="TASK")
-    parser.add_argument("--only-arm", nargs="+", default=[], metavar="ARM")
-    parser.add_argument("--only-seed", nargs="+", type=int, default=[], metavar="SEED")
+    for name, kind in (("task", str), ("arm", str), ("seed", int)):
+        parser.add_argument(
+            f"--only-{name}", nargs="+", type=kind, default=[], metavar=name.upper(),
+            help=f"run the jobs of these {name}s only (default: all)",
+        )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from robomimic_vae_ext.analysis import critic_errors, critic_values
+from robomimic_vae_ext.cli import main
 from robomimic_vae_ext.errors import CheckpointError, DatasetError
 from robomimic_vae_ext.rollout import stored_policy
 from tests.conftest import CAMERAS, damage, run_script
@@ -76,6 +77,15 @@ def test_the_script_prints_and_writes_a_line_for_each_mask(
     pd.testing.assert_frame_equal(pd.read_csv(written), expected, rtol=1e-5, check_dtype=False)
     again = run_script("inspect_critic.py", *words)
     assert again.returncode == 2 and str(written) in again.stderr
+
+
+def test_a_run_means_its_newest_checkpoint(
+    trained_checkpoint: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (trained_checkpoint.parents[1], trained_checkpoint.parents[2]):
+        words = ["inspect", "critic", str(path), "--dataset", str(dataset), "--most", "1"]
+        assert main(words) == 0
+        assert str(trained_checkpoint) in capsys.readouterr().out
 
 
 def test_an_algorithm_without_q_is_one_message(

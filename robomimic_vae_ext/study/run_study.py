@@ -176,6 +176,7 @@ def merge_results(every: Sequence[Job], out: Path, path: Path) -> int:
     for job, record in known:
         folder = out / job.name
         if not (folder / RESULT).exists():
+            check_folder(job, folder)
             write_job(job, folder)
             files.write_json(folder / RESULT, record)
             copied += 1

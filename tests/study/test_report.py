@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,11 @@ def test_results_of_other_settings_are_not_merged(study: Study, tmp_path: Path) 
     with pytest.raises(ConfigError, match="tiny/critic/seed_1"):
         run_study.merge_results(every, tmp_path / "here", path)
     assert not (tmp_path / "here" / "tiny").exists()
+    values["records"][1]["settings"] = every[1].settings
+    path.write_text(json.dumps(values))
+    jobs.write_job(replace(every[0], horizon=99), tmp_path / "here" / every[0].name)
+    with pytest.raises(ConfigError, match="horizon = 99"):  # begun here with other settings
+        run_study.merge_results(every, tmp_path / "here", path)
     for text in ("{", "[]", '{"records": [{"task": 1}]}'):
         path.write_text(text)
         with pytest.raises(ConfigError, match=r"results\.json"):

@@ -2,7 +2,7 @@
 #   make demo [FAST=1]   environment, dataset, training with stock train.py, evaluation, figures
 #   make test            the test suite
 #   make check           format, lint, types, tests
-#   make study-smoke     a whole study in miniature: datasets, jobs, measures, tables, figures
+#   make study-smoke     a whole study in miniature: datasets, jobs, measures, report, figures
 #   make bench           training, data, rollouts and collection beside robomimic's own
 # Use your own environment instead of .venv with PYTHON=... INSTALLED=1.
 
@@ -39,7 +39,7 @@ bench: $(STAMP)
 	$(PYTHON) docs/make_performance.py
 
 study-smoke: $(STAMP)
-	$(PYTHON) scripts/compare.py --study configs/study/smoke.json --out runs/study_smoke
+	$(PYTHON) -m robomimic_vae_ext study configs/study/smoke.json --out runs/study_smoke
 
 format: $(STAMP)
 	$(PYTHON) -m ruff format .

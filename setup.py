@@ -68,6 +68,8 @@ setup(
         "torchvision",  # imported by robomimic; must come from where torch comes from
         "numpy>=1.26,<2",  # robomimic 0.3.0 predates numpy 2; everything is tested with 1.26
         "h5py>=3.10",
+        "pandas>=2.2",
+        "scipy>=1.11",
         "imageio",  # rollout videos
         "imageio-ffmpeg",  # carries an ffmpeg binary: no system package needed
         "matplotlib>=3.8",

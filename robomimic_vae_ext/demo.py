@@ -20,7 +20,7 @@ from typing import Any
 from robomimic_vae_ext.errors import VaeExtError
 
 REPOSITORY = Path(__file__).parent.parent
-CONFIG = REPOSITORY / "configs" / "vae_joint.json"  # what docs/results.md advises
+CONFIG = REPOSITORY / "configs" / "vae_joint.json"  # what studies/README.md advises
 DATA_SEED = 0
 EVALUATION_SEED = 0  # never used to choose a hyperparameter
 
@@ -131,7 +131,7 @@ def run(folder: Path, fast: bool = False, workers: int = 2) -> None:
         "--seed", EVALUATION_SEED, "--workers", workers, "--video", files.video,
         "--video-episodes", min(4, size.evaluations), "--json", files.result,
     )  # fmt: skip
-    _command("scripts/plot_training.py", "--run", run_folder, "--out", files.figure)
+    _command("scripts/plot_training.py", run_folder, "--out", files.figure, "--overwrite")
     print(summary(files, checkpoint, time.perf_counter() - begin))
 
 

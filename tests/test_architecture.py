@@ -43,7 +43,7 @@ SIMULATORS = {"robosuite", "mujoco", "robomimic"}
         ([PACKAGE / "lapo/losses.py"], SIMULATORS | {"h5py", "matplotlib", "numpy"}),
         (files("data"), {"torch", "robomimic", "matplotlib"}),
         (
-            [PACKAGE / "study" / f"{name}.py" for name in ("plots", "study_plots")],
+            [PACKAGE / "analysis/curve_figures.py", PACKAGE / "study/study_figures.py"],
             {"torch", "robomimic", "robosuite"},
         ),
         (files("lapo"), {"robosuite", "mujoco", "matplotlib"}),

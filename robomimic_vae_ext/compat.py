@@ -49,7 +49,7 @@ def mujoco_py_stand_in() -> Iterator[None]:
         sys.modules.pop("mujoco_py", None)
 
 
-def serve_in_memory_replay(train_utils: ModuleType) -> None:
+def serve_lapo_dataset(train_utils: ModuleType) -> None:
     """Let stock `train.py` draw batches for `lapo` from our replay, in memory or on disk.
 
     What: wraps `dataset_factory`. Configs of other algorithms, and ours with

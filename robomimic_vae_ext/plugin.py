@@ -52,7 +52,7 @@ def after_import(name: str) -> None:
     elif name == "robomimic.envs.env_robosuite":
         import robomimic_vae_ext.data.envs  # noqa: F401  (registers with robosuite)
     elif name == "robomimic.utils.train_utils":
-        compat.serve_in_memory_replay(sys.modules[name])
+        compat.serve_lapo_dataset(sys.modules[name])
         import robomimic.utils.log_utils as log_utils
 
         compat.let_print_logger_flush(log_utils)

@@ -21,9 +21,9 @@ def test_datasets_in_both_notations() -> None:
 def test_other_algorithms_get_robomimics_dataset_untouched() -> None:
     calls = []
     module: Any = SimpleNamespace(dataset_factory=lambda *args, **kwargs: calls.append(args))
-    compat.serve_in_memory_replay(module)
+    compat.serve_lapo_dataset(module)
     wrapped = module.dataset_factory
-    compat.serve_in_memory_replay(module)
+    compat.serve_lapo_dataset(module)
     assert module.dataset_factory is wrapped  # once, however often it is asked for
     bc = SimpleNamespace(algo_name="bc")
     off = SimpleNamespace(

@@ -176,7 +176,7 @@ def copy_with(tmp_path: Path, name: str, text: str) -> None:
 
 
 def test_a_failure_deep_inside_is_the_same_import_error(tmp_path: Path) -> None:
-    copy_with(tmp_path, "lapo/networks.py", "import json\njson.no_such_thing\n")
+    copy_with(tmp_path, "lapo/obs_encoder.py", "import json\njson.no_such_thing\n")
     result = python("import robomimic.algo", tmp_path)
     assert result.returncode == 1
     message = result.stderr.splitlines()[-1]

@@ -1,6 +1,7 @@
 """LAPO as a robomimic algorithm: one shared encoder, its owner a setting.
 
-The order of one gradient step stands in `LAPO.train_on_batch`; the equations in losses.py.
+The order of one gradient step is in `LAPO._losses_and_updates`, its equations are in losses.py, and
+who trains the encoder is in owners.py.
 """
 
 from __future__ import annotations
@@ -8,26 +9,22 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from copy import deepcopy
-from functools import partial
 from typing import Any, NamedTuple
 
+import robomimic.algo.algo as algo
+import robomimic.utils.tensor_utils as tensor_utils
 import robomimic.utils.torch_utils as torch_utils
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robomimic_vae_ext import gradient_flow
-from robomimic_vae_ext.errors import OwnershipError
-from robomimic_vae_ext.lapo import gradients, heads, interface, losses, obs_encoder, owners, speed
-from robomimic_vae_ext.lapo.interface import TARGETS
+from robomimic_vae_ext.errors import CheckpointError, OwnershipError
+from robomimic_vae_ext.lapo import batches, gradients, heads, losses, obs_encoder, owners, speed
+from robomimic_vae_ext.lapo.owners import TARGET_OF
 
 logger = logging.getLogger(__name__)
 
-
-class Features(NamedTuple):
-    """What the heads see of observations; the same but with a policy branch."""
-
-    critic: Tensor  # (B, D), for Q and V
-    policy: Tensor  # (B, D), for CVAE and actor
+Obs = dict[str, Tensor]
 
 
 class Targets(NamedTuple):
@@ -38,12 +35,36 @@ class Targets(NamedTuple):
     weights: Tensor  # (B,), of the CVAE
 
 
-class LAPO(interface.Interface):
+class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
     """Latent-variable advantage-weighted policy optimisation over robomimic observations.
 
     Source: arXiv 2203.08949. Differs: one encoder shared by all heads and owned by the critic
     optimizer; n-step returns; trunks; targets are computed once per step, before any update.
     """
+
+    nets: Any  # a ModuleDict, made by robomimic's base class; its entries have own methods
+
+    # ---- the names that users know ----
+
+    @property
+    def owner(self) -> str:
+        """Who trains the encoder: critic, joint, vae or frozen."""
+        return str(self.algo_config.encoder.owner)
+
+    @property
+    def obs_encoder(self) -> nn.Module:
+        """The shared encoder."""
+        return self.nets["obs_encoder"]
+
+    @property
+    def actor_vae(self) -> nn.Module:
+        """The CVAE over actions."""
+        return self.nets["actor_vae"]
+
+    @property
+    def critic_optimizer(self) -> torch.optim.Optimizer:
+        """Optimizer of the critic heads, and of the encoder unless its owner says otherwise."""
+        return self.optimizers["critic"]
 
     # ---- construction ----
 
@@ -53,17 +74,16 @@ class LAPO(interface.Interface):
             groups["goal"] = OrderedDict(self.goal_shapes)
         config = self.algo_config
         self.frame_stack = self.global_config.train.frame_stack
-        make_encoder = partial(
-            obs_encoder.ObsEncoder,
+        self._rule = owners.OWNERS[self.owner]
+        encoder = obs_encoder.ObsEncoder(
             groups,
             self.obs_config.encoder,
             norm=config.encoder.norm,
             frame_stack=self.frame_stack,
-            frozen=self.owner == "frozen",
+            frozen=not self._rule.trains_encoder,
             channels_last=config.speed.channels_last,
             bf16=speed.wants_bf16(config.speed.bf16_encoder, self.device),
         )
-        encoder = make_encoder()
         dims = {"feature_dim": encoder.output_dim, "trunk_dim": config.encoder.trunk_dim}
         latent_dim = config.vae.latent_dim or 2 * self.ac_dim
         self.nets["obs_encoder"] = encoder
@@ -85,10 +105,7 @@ class LAPO(interface.Interface):
             layer_dims=config.actor.layer_dims,
             max_latent_action=config.actor.max_latent_action,
         )
-        if config.encoder.policy_branch:
-            # Last, so that all others start as they do without it.
-            self.nets["policy_encoder"] = make_encoder()
-        for target, source in TARGETS.items():
+        for target, source in TARGET_OF.items():
             self.nets[target] = deepcopy(self.nets[source]).requires_grad_(False)
         self.nets = self.nets.float().to(self.device)
         self._gradient_steps = 0
@@ -103,17 +120,13 @@ class LAPO(interface.Interface):
         self.lr_schedulers: dict[str, Any] = {}
         # robomimic 0.5.0 reads this to decide when schedulers step.
         self.step_lr_schedulers_every_batch = {}
-        home = {"critic": "critic", "joint": "critic", "vae": "actor_vae"}.get(self.owner)
-        homes = {"obs_encoder": home, "policy_encoder": "actor_vae"}
-        for name in ("critic", "actor_vae", "actor"):
+        encoder = list(self.obs_encoder.parameters())
+        for name in owners.HEADS:
             params = self.optim_params[name]
             optimizer = torch_utils.optimizer_from_optim_params(params, self.nets[name])
             optimizer.param_groups[0]["name"] = name
-            scale = self.algo_config.encoder.learning_rate_scale
-            rate = params.learning_rate.initial * scale
-            for encoder in (e for e in homes if homes[e] == name and e in self.nets):
-                if weights := list(self.nets[encoder].parameters()):
-                    optimizer.add_param_group({"params": weights, "name": encoder, "lr": rate})
+            if self._rule.optimizer == name and encoder:
+                optimizer.add_param_group({"params": encoder, "name": "obs_encoder"})
             speed.set_fused(optimizer, self.algo_config.speed.fused_optimizers)
             self.optimizers[name] = optimizer
             self.lr_schedulers[name] = torch_utils.lr_scheduler_from_optim_params(
@@ -123,11 +136,10 @@ class LAPO(interface.Interface):
                 "step_every_batch", False
             )
         self._check_ownership()
-        branch = self.algo_config.encoder.policy_branch
-        if (self.owner in ("vae", "frozen") or branch) and not list(self.obs_encoder.parameters()):
+        if self.owner in ("vae", "frozen") and not encoder:
             logger.warning(
-                "algo.encoder.%s changes nothing: the encoder has no weights (no images)",
-                "policy_branch" if branch else f"owner = {self.owner}",
+                "algo.encoder.owner = %s changes nothing: the encoder has no weights (no images)",
+                self.owner,
             )
         self._audit = gradient_flow.PeriodicAudit(
             dict(self.nets.items()),
@@ -137,19 +149,50 @@ class LAPO(interface.Interface):
         )
 
     def _check_ownership(self) -> None:
-        owners: dict[int, list[str]] = {}
+        owner_names: dict[int, list[str]] = {}
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
-                    owners.setdefault(id(parameter), []).append(name)
+                    owner_names.setdefault(id(parameter), []).append(name)
         for name, parameter in self.nets.named_parameters():
-            found = owners.get(id(parameter), [])
+            found = owner_names.get(id(parameter), [])
             if len(found) != int(parameter.requires_grad):
                 raise OwnershipError(
                     f"parameter '{name}' is in the optimizers {found}",
                     "exactly one owner per trainable parameter and none for the others",
                     "Name it in one optimizer only (LAPO._create_optimizers).",
                 )
+
+    # ---- batches ----
+
+    def process_batch_for_training(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Cut a batch of windows down to one n-step transition per sample, and move it.
+
+        Args:
+            batch: from robomimic's SequenceDataset, windows of length frame_stack - 1 + seq_length,
+                or from our replay dataset, which did this already (it holds `discounts`).
+
+        Returns:
+            `obs`, `next_obs`: key to (B, F, ...); `actions`: (B, A); `rewards`, `discounts`: (B,);
+            `goal_obs`: key to (B, ...) or None. Images still as the dataset has them.
+        """
+        if "discounts" not in batch:
+            config = self.algo_config
+            batch = batches.reduce_windows(
+                batch, list(self.obs_shapes), self.frame_stack, config.n_step, config.discount
+            )
+        wanted = ("obs", "next_obs", "goal_obs", "actions", "rewards", "discounts")
+
+        def move(x: Tensor) -> Tensor:
+            # uint8 images stay as they are: robomimic's postprocessing scales them to [0, 1].
+            dtype = x.dtype if x.dtype == torch.uint8 else torch.float32
+            # Only page-locked memory can be copied while the CPU goes on.
+            return x.to(self.device, dtype, non_blocking=x.is_pinned())
+
+        return tensor_utils.recursive_dict_list_tuple_apply(
+            {key: batch.get(key) for key in wanted},
+            {torch.Tensor: move, type(None): lambda x: x},
+        )
 
     # ---- one gradient step ----
 
@@ -177,46 +220,30 @@ class LAPO(interface.Interface):
 
     def _losses_and_updates(self, batch: dict[str, Any], validate: bool) -> dict[str, Any]:
         """The step itself: features once, targets once, then critic, CVAE, actor, slow copies."""
-        with torch.no_grad() if validate or self.owner == "frozen" else torch.enable_grad():
-            features = self._encode_for_all(batch["obs"], batch["goal_obs"])  # graph kept
-        with torch.no_grad(), obs_encoder.batch_norm_in_eval_mode(self.nets):  # encoders have them
-            next_features = self._encode_for_all(batch["next_obs"], batch["goal_obs"])
+        encoder_learns = self._rule.trains_encoder and not validate
+        with torch.enable_grad() if encoder_learns else torch.no_grad():
+            features = self.encode(batch["obs"], batch["goal_obs"])  # (B, D), graph kept
+        with torch.no_grad(), obs_encoder.batch_norm_in_eval_mode(self.nets):
+            next_features = self.encode(batch["next_obs"], batch["goal_obs"])
         with torch.no_grad() if validate else torch.enable_grad():
             # V once, for the critic's loss and the advantage.
-            v_outputs = self.nets["critic"].v_outputs(features.critic)  # (B, K)
+            v_outputs = self.nets["critic"].v_outputs(features)  # (B, K)
             v = self.nets["critic"].to_values(v_outputs)  # (B,)
             targets = self._targets(batch, features, next_features, v)
             info = self._update_critic_and_vae(batch, features, v_outputs, targets, validate)
-            info |= self._update_actor(features, validate)
+            info |= self._update_actor(features.detach(), validate)
         if validate:
-            info["encoder/dead_features"] = obs_encoder.dead_share(features.critic)
+            info["encoder/dead_features"] = obs_encoder.dead_share(features)
         else:
             self._update_targets()
         return info
 
-    def _encode_for_all(self, obs: interface.Obs, goal: interface.Obs | None) -> Features:
-        """Encode observations once for every encoder that there is."""
-        features = self.encode(obs, goal)
-        if self.algo_config.encoder.policy_branch:
-            return Features(features, self.policy_encoder(obs, goal))
-        if self._combines_gradients:
-            # Q and V read the first, the CVAE the second: their gradients meet at the features.
-            config = self.algo_config.encoder
-            rule = (config.vae_grad_scale, config.vae_grad_norm, config.vae_grad_surgery)
-            return Features(*gradients.CombineGradients.apply(features, *rule))
-        return Features(features, features)
-
-    @property
-    def _combines_gradients(self) -> bool:
-        config = self.algo_config.encoder
-        return config.vae_grad_norm is not None or config.vae_grad_surgery
-
     @torch.no_grad()
     def _targets(
-        self, batch: dict[str, Any], features: Features, next_features: Features, v: Tensor
+        self, batch: dict[str, Any], features: Tensor, next_features: Tensor, v: Tensor
     ) -> Targets:
         config = self.algo_config
-        next_value = self.nets["critic"].value(next_features.critic)  # (B,)
+        next_value = self.nets["critic"].value(next_features)  # (B,)
         value_of_next_policy = self._policy_value(next_features, noise=False)
         target_v = self._policy_value(features, noise=True)
         if config.critic.value_bounds is not None:
@@ -229,51 +256,44 @@ class LAPO(interface.Interface):
             weights=losses.expectile_weights(advantage, config.vae.expectile),
         )
 
-    def _policy_value(self, features: Features, noise: bool) -> Tensor:
+    def _policy_value(self, features: Tensor, noise: bool) -> Tensor:
         """Value of the slow policy under the slow Q: (B,)."""
         actor = self.nets["actor_target"]
-        z = actor(features.policy)  # (B, Z)
+        z = actor(features)  # (B, Z)
         if noise:
             config = self.algo_config.actor
             bound = config.target_noise_clip
             epsilon = (config.target_noise * torch.randn_like(z)).clamp(-bound, bound)
             limit = actor.max_latent_action
             z = (z + limit * epsilon).clamp(-limit, limit)
-        actions = self.nets["actor_vae_target"].decode(features.policy, z)
-        q = self.nets["critic_target"].q_values(features.critic, actions)
+        actions = self.nets["actor_vae_target"].decode(features, z)
+        q = self.nets["critic_target"].q_values(features, actions)
         return losses.mix_min_max(q, self.algo_config.critic.doubleq_min)
 
     def _update_critic_and_vae(
         self,
         batch: dict[str, Any],
-        features: Features,
+        features: Tensor,
         v_outputs: Tensor,
         targets: Targets,
         validate: bool,
     ) -> dict[str, Any]:
-        q_outputs = self.nets["critic"].q_outputs(features.critic, batch["actions"])  # (2, B, K)
+        config, rule = self.algo_config, self._rule
+        q_outputs = self.nets["critic"].q_outputs(features, batch["actions"])  # (2, B, K)
         critic_loss, info = self._critic_loss(q_outputs, v_outputs, targets)
-        reconstruction, mean, log_std = self.nets["actor_vae"](
-            self._features_for_vae(features.policy), batch["actions"]
-        )
+        vae_features = rule.features_for_vae(features, config.encoder.vae_grad_scale)
+        reconstruction, mean, log_std = self.nets["actor_vae"](vae_features, batch["actions"])
         vae_loss, vae_info = losses.vae_loss(
-            batch["actions"],
-            reconstruction,
-            mean,
-            log_std,
-            targets.weights,
-            self.algo_config.vae.kl_beta,
+            batch["actions"], reconstruction, mean, log_std, targets.weights, config.vae.kl_beta
         )
         info |= vae_info
         info["Loss"] = critic_loss.detach() + vae_loss.detach()  # robomimic's best_validation
         if validate:
             return info
-        if self.owner == "joint":
-            # One backward: both gradients are in the encoder when the critic optimizer steps.
+        if rule.one_backward:
             info |= self._step(critic_loss + vae_loss, "critic", "actor_vae")
         else:
-            # `vae` walks through the same encoder graph a second time.
-            info |= self._step(critic_loss, "critic", retain_graph=self.owner == "vae")
+            info |= self._step(critic_loss, "critic", retain_graph=rule.keeps_graph)
             info |= self._step(vae_loss, "actor_vae")
         return info
 
@@ -288,24 +308,13 @@ class LAPO(interface.Interface):
         q, v = critic.to_values(q_outputs), critic.to_values(v_outputs)
         return losses.critic_loss(q, v, targets.q, targets.v)
 
-    def _features_for_vae(self, features: Tensor) -> Tensor:
-        """What the CVAE may see of its encoder; the whole difference between the owners."""
-        if self.owner == "vae" or self.algo_config.encoder.policy_branch:
-            return features
-        if self._combines_gradients:
-            return features  # CombineGradients waits for what comes back
-        if self.owner == "joint":
-            return gradients.ScaleGradient.apply(features, self.algo_config.encoder.vae_grad_scale)
-        return features.detach()
-
-    def _update_actor(self, features: Features, validate: bool) -> dict[str, Any]:
-        features = Features(*(part.detach() for part in features))
+    def _update_actor(self, features: Tensor, validate: bool) -> dict[str, Any]:
         with gradients.without_gradient(self.nets["critic"]):
-            z = self.nets["actor"](features.policy)
-            actions = self.nets["actor_vae_target"].decode(features.policy, z)
-            q = self.nets["critic"].q1_value(features.critic, actions)
+            z = self.nets["actor"](features)
+            actions = self.nets["actor_vae_target"].decode(features, z)
+            q = self.nets["critic"].q1_value(features, actions)
             loss, info = losses.actor_loss(q, z, self.algo_config.actor.prior_weight)
-            if not validate and self._gradient_steps >= self.algo_config.actor.start_step:
+            if not validate:
                 info |= self._step(loss, "actor")
         return info
 
@@ -323,8 +332,124 @@ class LAPO(interface.Interface):
 
     @torch.no_grad()
     def _update_targets(self) -> None:
-        for target, source in TARGETS.items():
+        for target, source in TARGET_OF.items():
             slow: list[Tensor] = list(self.nets[target].parameters())
             torch._foreach_lerp_(
                 slow, list(self.nets[source].parameters()), self.algo_config.target_tau
             )
+
+    # ---- logging and modes ----
+
+    def log_info(self, info: dict[str, Any]) -> OrderedDict[str, float]:
+        """Metrics as plain numbers, with every parameter group's learning rate."""
+        names = [name for name, value in info.items() if isinstance(value, Tensor)]
+        log = OrderedDict((k, v) for k, v in info.items() if not isinstance(v, Tensor))
+        if names:
+            # One transfer for all: on a GPU every .item() would wait for the device.
+            values = torch.stack([info[name].float() for name in names]).tolist()
+            log.update(zip(names, values, strict=True))
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                log[f"Optimizer/{group['name']}_lr"] = group["lr"]
+        return log
+
+    def set_train(self) -> None:
+        """Set training mode; slow copies stay in eval mode."""
+        super().set_train()
+        for name in TARGET_OF:
+            self.nets[name].eval()
+
+    # ---- rollouts ----
+
+    def encode(self, obs: Obs, goal: Obs | None = None) -> Tensor:
+        """Features of observations (B, F, ...): (B, D). Gradient: reaches the encoder."""
+        return self.obs_encoder(obs, goal)
+
+    def features_of(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:
+        """Features (B, D) of what rollouts see, which has no frame axis without frame stacking."""
+        obs = {key: obs_dict[key] for key in self.obs_shapes}
+        if self.frame_stack == 1:
+            obs = {
+                key: value if value.ndim == len(self.obs_shapes[key]) + 2 else value.unsqueeze(1)
+                for key, value in obs.items()
+            }
+        return self.encode(obs, goal_dict)
+
+    @torch.no_grad()
+    def get_action(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:
+        """Deterministic action of the policy.
+
+        Args:
+            obs_dict: key to (B, ...), or (B, F, ...) with frame stacking.
+            goal_dict: key to (B, ...) where the config names goals.
+
+        Returns:
+            (B, A), in [-1, 1].
+        """
+        assert not self.nets.training
+        features = self.features_of(obs_dict, goal_dict)
+        z = self.nets["actor"](features)
+        if self.algo_config.actor.rollout_latent == "zero":
+            z = torch.zeros_like(z)
+        return self.nets["actor_vae"].decode(features, z)
+
+    @torch.no_grad()
+    def get_state_value(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:
+        """V of observations: (B, 1)."""
+        return self.nets["critic"].value(self.features_of(obs_dict, goal_dict))[:, None]
+
+    @torch.no_grad()
+    def get_state_action_value(
+        self, obs_dict: Obs, actions: Tensor, goal_dict: Obs | None = None
+    ) -> Tensor:
+        """Mixed Q of observations and actions (B, A): (B, 1)."""
+        return self.mixed_q(self.features_of(obs_dict, goal_dict), actions)[:, None]
+
+    def mixed_q(self, features: Tensor, actions: Tensor) -> Tensor:
+        """Mixed Q of features (B, D) and actions (B, A), with its graph: (B,)."""
+        q = self.nets["critic"].q_values(features, actions)
+        return losses.mix_min_max(q, self.algo_config.critic.doubleq_min)
+
+    # ---- checkpoints ----
+
+    def serialize(self) -> dict[str, Any]:
+        """All that training needs to go on: networks, optimizers, schedulers, step count.
+
+        Tensors and plain types only, since torch loads checkpoints with `weights_only`.
+        """
+        schedulers = self.lr_schedulers.items()
+        return {
+            "nets": self.nets.state_dict(),
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+            "lr_schedulers": {name: s and s.state_dict() for name, s in schedulers},
+            "gradient_steps": self._gradient_steps,
+        }
+
+    def deserialize(self, model_dict: dict[str, Any], load_optimizers: bool = False) -> None:
+        """Load what `serialize` returned.
+
+        Args:
+            model_dict: from `serialize`, of this robomimic version or an older one.
+            load_optimizers: also restore optimizers and schedulers, to go on training.
+
+        Raises:
+            CheckpointError: the weights belong to other networks.
+        """
+        try:
+            self.nets.load_state_dict(model_dict["nets"])
+        except (KeyError, RuntimeError) as error:
+            # torch's first line names only the container; the second what is wrong with it.
+            reason = str(error).splitlines()[-1].strip()
+            raise CheckpointError(
+                f"the checkpoint does not fit the networks ({reason})",
+                "weights of the same algorithm, observation keys, shapes and sizes",
+                "Build the model from the checkpoint's own config.",
+            ) from error
+        self._gradient_steps = model_dict.get("gradient_steps", 0)
+        if load_optimizers:
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(model_dict["optimizers"][name])
+                # The checkpoint brought the switches it was trained with.
+                speed.set_fused(optimizer, self.algo_config.speed.fused_optimizers)
+                if self.lr_schedulers[name] is not None:
+                    self.lr_schedulers[name].load_state_dict(model_dict["lr_schedulers"][name])

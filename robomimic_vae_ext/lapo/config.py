@@ -12,14 +12,29 @@ from typing import Any
 import robomimic.config.base_config as base_config
 
 from robomimic_vae_ext.errors import ConfigError
+from robomimic_vae_ext.lapo.owners import OWNERS
 
-OWNERS = ("critic", "vae", "joint", "frozen")
 NORMS = ("group_norm", "batch_norm", "frozen_batch_norm")
 ROLLOUT_LATENTS = ("actor", "zero")
 BF16 = ("auto", "on", "off")
 CRITIC_LOSSES = ("mse", "hl_gauss")
 STORAGES = ("memory", "disk", "auto")
 RUN_LENGTHS = ("num_train_batches", "num_epochs")
+#: Options of earlier versions that are gone, and the value with which they did nothing.
+RETIRED = {
+    "algo.encoder.vae_grad_norm": None,
+    "algo.encoder.vae_grad_surgery": False,
+    "algo.encoder.policy_branch": False,
+    "algo.encoder.learning_rate_scale": 1.0,
+    "algo.actor.start_step": 0,
+}
+
+
+#: What checkpoints were trained with whose configs lack these keys.
+BEFORE = {
+    "algo.encoder.owner": "critic",
+    "algo.speed.bf16_encoder": "off",
+}
 
 
 class LAPOConfig(base_config.BaseConfig):
@@ -30,12 +45,12 @@ class LAPOConfig(base_config.BaseConfig):
     def __init__(self, dict_to_load: dict[str, Any] | None = None) -> None:
         super().__init__(dict_to_load)
         if dict_to_load is not None:
-            # Configs inside checkpoints lack what was added since. New keys get defaults that
-            # change nothing for old ones.
-            older = "speed" not in self.algo
+            # Configs inside checkpoints lack what was added since, and may hold what is gone. They
+            # get the values with which the checkpoint was trained, not today's defaults.
+            _drop_retired(self)
+            for key, value in BEFORE.items():
+                _set_missing(self, key, value)
             _fill_in(self.algo, type(self)().algo)
-            if older:
-                self.algo.speed.bf16_encoder = "off"  # it was trained so, and goes on so
 
     def train_config(self) -> None:
         """Set robomimic's training defaults where offline RL needs others."""
@@ -74,16 +89,6 @@ class LAPOConfig(base_config.BaseConfig):
         # the critic's gradient away (the bug, kept as an arm to compare with). frozen: nobody.
         algo.encoder.owner = "joint"
         algo.encoder.vae_grad_scale = 1.0  # joint only; 0 is `critic`, 1 the plain sum
-        # joint only. A number r in place of that scale: in every step the CVAE's gradient at the
-        # features is scaled to r times the norm of the critic's there, whatever the losses' units.
-        algo.encoder.vae_grad_norm = None
-        # joint only. Takes the part that opposes the critic's gradient out of the CVAE's.
-        algo.encoder.vae_grad_surgery = False
-        # critic only. CVAE and actor get an encoder of their own, owned by the CVAE's optimizer
-        # (the actor sees its features detached): values from one signal, precise actions from the
-        # other, at twice the encoder's cost.
-        algo.encoder.policy_branch = False
-        algo.encoder.learning_rate_scale = 1.0  # encoder's rate / its optimizer's rate
         # BatchNorm sees other statistics in rollouts than in the loss, so its layers become
         # GroupNorm. frozen_batch_norm keeps pretrained statistics fixed; batch_norm lets them move.
         algo.encoder.norm = "group_norm"
@@ -126,7 +131,6 @@ class LAPOConfig(base_config.BaseConfig):
         algo.actor.target_noise_clip = 0.3  # bound of that noise, relative to max z
         # Weight of -log N(z; 0, 1) against Q/mean|Q|: keeps the actor near the CVAE's prior.
         algo.actor.prior_weight = 0.0
-        algo.actor.start_step = 0  # gradient steps before the actor moves
         # z in rollouts: what the actor chooses, or zero (advantage-weighted behaviour cloning).
         algo.actor.rollout_latent = "actor"
 
@@ -172,7 +176,8 @@ class LAPOConfig(base_config.BaseConfig):
         Raises:
             ConfigError: a key that does not exist.
         """
-        args, kwargs = tuple(map(_without_run_lengths, args)), dict(_without_run_lengths(kwargs))
+        args = tuple(_without_retired(_without_run_lengths(source)) for source in args)
+        kwargs = dict(_without_retired(_without_run_lengths(kwargs)))
         for source in (*args, kwargs):
             _refuse_unknown_keys(self, source, prefix="")
         super().update(*args, **kwargs)
@@ -191,6 +196,42 @@ def _without_run_lengths(source: Mapping[str, Any]) -> Mapping[str, Any]:
         for name, params in optimizers.items()
     }
     return {**source, "algo": {**algo, "optim_params": kept}}
+
+
+def _without_retired(source: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Drop options that are gone where they did nothing; a run's own config.json names them all.
+
+    Raises:
+        ConfigError: one of them is in use.
+    """
+    kept = deepcopy({"algo": source["algo"]}) if isinstance(source.get("algo"), Mapping) else {}
+    _drop_retired(kept)
+    return {**source, **kept}
+
+
+def _drop_retired(config: Any) -> None:
+    for key, off in RETIRED.items():
+        *levels, last = key.split(".")
+        section: Any = config
+        for level in levels:
+            section = section.get(level) if isinstance(section, Mapping) else None
+        if not isinstance(section, dict) or last not in section:
+            continue
+        if section[last] != off:
+            raise ConfigError(
+                f"{key} is {section[last]!r}, an option that is gone",
+                f"no such key, or {off!r}, with which it did nothing",
+                "Remove it; commit 49d96ed (tag studies-2026-11) is the last version that has it.",
+            )
+        del section[last]
+
+
+def _set_missing(config: Any, key: str, value: Any) -> None:
+    *levels, last = key.split(".")
+    for level in levels:
+        config = config[level] if level in config else config.setdefault(level, type(config)())
+    if last not in config:
+        config[last] = value
 
 
 def _fill_in(section: Any, defaults: Mapping[str, Any]) -> None:
@@ -246,7 +287,6 @@ def _look_up(config: Any, key: str) -> Any:
 INFINITY = float("inf")
 NUMBERS = {
     "algo.encoder.vae_grad_scale": (0.0, INFINITY),
-    "algo.encoder.learning_rate_scale": (0.0, INFINITY),
     "algo.discount": (0.0, 1.0),
     "algo.target_tau": (0.0, 1.0),
     "algo.critic.doubleq_min": (0.0, 1.0),
@@ -260,7 +300,6 @@ NUMBERS = {
     "algo.replay.max_gib": (0.0, INFINITY),
 }
 WHOLE_NUMBERS = {
-    "algo.actor.start_step": 0,
     "algo.audit.every_n_steps": 0,
     "algo.encoder.trunk_dim": 1,
     "algo.critic.bins": 2,
@@ -270,10 +309,8 @@ WHOLE_NUMBERS = {
 }
 LAYERS = ("algo.critic.layer_dims", "algo.vae.layer_dims", "algo.actor.layer_dims")
 CHOICES = {
-    "algo.encoder.owner": OWNERS,
+    "algo.encoder.owner": tuple(OWNERS),
     "algo.encoder.norm": NORMS,
-    "algo.encoder.vae_grad_surgery": (True, False),
-    "algo.encoder.policy_branch": (True, False),
     "algo.critic.loss": CRITIC_LOSSES,
     "algo.actor.rollout_latent": ROLLOUT_LATENTS,
     "algo.speed.fused_optimizers": (True, False),
@@ -325,22 +362,9 @@ def _check_optimizers(config: Any) -> None:
 
 
 def _check_encoder(encoder: Any) -> None:
-    ratio = encoder.vae_grad_norm
-    ok = ratio is None or (_is_number(ratio) and 0 < ratio < INFINITY)
-    _require(ok, "algo.encoder.vae_grad_norm", ratio, "null or a positive number")
-    joint, critic, trained = ("joint",), ("critic",), ("critic", "vae", "joint")
-    for name, off, owners in (
-        ("vae_grad_norm", None, joint), ("vae_grad_surgery", False, joint),
-        ("vae_grad_scale", 1.0, joint), ("policy_branch", False, critic),
-        ("learning_rate_scale", 1.0, trained),
-    ):  # fmt: skip
-        ok = encoder[name] == off or encoder.owner in owners
-        meant = " or ".join(map(repr, owners))
-        expected = f"{off!r} while algo.encoder.owner is {encoder.owner!r}, not {meant}"
-        _require(ok, f"algo.encoder.{name}", encoder[name], expected)
-    ok = ratio is None or encoder.vae_grad_scale == 1.0
-    expected = "null beside another algo.encoder.vae_grad_scale than 1, which it replaces"
-    _require(ok, "algo.encoder.vae_grad_norm", ratio, expected)
+    ok = encoder.vae_grad_scale == 1.0 or encoder.owner == "joint"
+    expected = f"1.0 while algo.encoder.owner is {encoder.owner!r}, not 'joint'"
+    _require(ok, "algo.encoder.vae_grad_scale", encoder.vae_grad_scale, expected)
 
 
 def _check_critic(critic: Any) -> None:

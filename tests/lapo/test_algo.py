@@ -15,7 +15,7 @@ from packaging.version import Version
 from robomimic_vae_ext import compat
 from robomimic_vae_ext.errors import CheckpointError, DatasetError
 from robomimic_vae_ext.lapo.batches import repeated_transitions
-from tests.conftest import data_entry
+from tests.conftest import REPOSITORY, data_entry
 
 
 def rollout_obs(model: Any, n: int = 3, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -58,7 +58,7 @@ def test_rollout_latent_zero_decodes_the_prior_mean(make_model: Callable[..., An
     for model in (actor, zero):
         model.set_eval()
     obs = rollout_obs(zero)
-    features = zero.policy_features(obs)
+    features = zero.features_of(obs)
     expected = zero.actor_vae.decode(features, torch.zeros(3, 14))
     assert torch.equal(zero.get_action(obs), expected)
     assert not torch.equal(actor.get_action(obs), expected)
@@ -189,27 +189,14 @@ def test_learning_rate_schedules_reach_every_group(make_model: Callable[..., Any
     assert rates == {"critic": 1.5e-4, "obs_encoder": 1.5e-4}
 
 
-def test_the_actor_waits_for_its_start_step(
-    make_model: Callable[..., Any], make_batch: Callable[..., Any]
-) -> None:
-    model = make_model({"algo": {"actor": {"start_step": 2}}})
-    batch = make_batch(model)
-    start = [p.clone() for p in model.nets["actor"].parameters()]
-    for step in range(3):
-        model.train_on_batch(batch, epoch=1)
-        now = model.nets["actor"].parameters()
-        same = all(torch.equal(a, b) for a, b in zip(start, now, strict=True))
-        assert same == (step < 2)
-
-
 def test_value_bounds_hold_for_the_target(
     make_model: Callable[..., Any], make_batch: Callable[..., Any]
 ) -> None:
     model = make_model({"algo": {"critic": {"value_bounds": [0.25, 0.5]}}})
     batch = make_batch(model)
     with torch.no_grad():
-        features = model._encode_for_all(batch["obs"], None)
-        v = model.nets["critic"].value(features.critic)
+        features = model.encode(batch["obs"])
+        v = model.nets["critic"].value(features)
         targets = model._targets(batch, features, features, v)
     assert targets.v.min() >= 0.25 and targets.v.max() <= 0.5
 
@@ -312,3 +299,22 @@ def test_training_with_the_audit_is_the_same_to_the_bit(
             model.train_on_batch(make_batch(model), epoch=1)
         states.append(model.nets.state_dict())
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_a_checkpoint_of_an_earlier_version_plays_the_same_actions() -> None:
+    """Written by commit 49d96ed, with the actions it had there."""
+    import robomimic.utils.file_utils as file_utils
+
+    from robomimic_vae_ext.rollout import stored_policy
+
+    folder = REPOSITORY / "tests" / "files"
+    checkpoint = stored_policy.load_checkpoint(folder / "lapo_at_49d96ed.pth")
+    policy = stored_policy.load_policy(checkpoint, "cpu").policy
+    config, _ = file_utils.config_from_checkpoint(ckpt_dict=checkpoint)
+    assert "start_step" not in config.algo.actor  # an option that is gone
+    expected = torch.load(folder / "lapo_at_49d96ed_actions.pt")
+    obs = {
+        key: torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
+        for key, shape in policy.obs_shapes.items()
+    }
+    torch.testing.assert_close(policy.get_action(obs), expected, atol=1e-6, rtol=0)

@@ -1,4 +1,4 @@
-"""Options of the method: combined gradients, the policy branch, the categorical critic."""
+"""Options of the method: the categorical critic."""
 
 from __future__ import annotations
 
@@ -12,19 +12,13 @@ import torch
 from torch.nn import functional as F
 
 from robomimic_vae_ext import gradient_flow
-from robomimic_vae_ext.errors import CheckpointError
-from robomimic_vae_ext.lapo import gradients, owners
+from robomimic_vae_ext.lapo import owners
 
 EXACT = {"bf16_encoder": "off"}
 HL_GAUSS = {"loss": "hl_gauss"}
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "norm": ("joint", {"encoder": {"vae_grad_norm": 0.5}}),
-    "surgery": ("joint", {"encoder": {"vae_grad_surgery": True}}),
-    "norm_surgery": ("joint", {"encoder": {"vae_grad_norm": 2.0, "vae_grad_surgery": True}}),
-    "branch": ("critic", {"encoder": {"policy_branch": True}}),
     "hl": ("critic", {"critic": HL_GAUSS}),
     "joint_hl": ("joint", {"critic": HL_GAUSS}),
-    "branch_hl": ("critic", {"encoder": {"policy_branch": True}, "critic": HL_GAUSS}),
 }
 STOCK_NETS = [
     "obs_encoder", "critic", "actor_vae", "actor",
@@ -150,174 +144,6 @@ def test_without_options_the_step_is_the_plain_formulas(
     torch.testing.assert_close(found["vae/weight_mean"], weights.mean())
 
 
-# ---- algo.encoder.vae_grad_norm, vae_grad_surgery ----
-
-
-def gradients_at_features(model: Any, batch: dict[str, Any]) -> list[torch.Tensor]:
-    """What each walk through the encoder begins with, in one training step."""
-    encode, walks = model.encode, []
-
-    def spy(*args: Any) -> torch.Tensor:
-        features = encode(*args)
-        if features.requires_grad:
-            features.register_hook(lambda grad: walks.append(grad.clone()))
-        return features
-
-    model.encode = spy
-    torch.manual_seed(3)
-    model.train_on_batch(batch, epoch=1)
-    return walks
-
-
-@pytest.mark.parametrize("name", ["norm", "surgery", "norm_surgery"])
-def test_the_encoder_gets_the_combined_gradient_in_one_walk(
-    make_option: Callable[..., Any],
-    make_model: Callable[..., Any],
-    make_batch: Callable[..., Any],
-    name: str,
-) -> None:
-    model, apart = make_option(name), make_model({"algo": {"speed": EXACT}}, owner="vae")
-    batch = make_batch(model)
-    critic, vae = gradients_at_features(apart, batch)  # `vae` walks once for either loss
-    (found,) = gradients_at_features(model, batch)
-    config = model.algo_config.encoder
-    ratio, surgery = config.vae_grad_norm, config.vae_grad_surgery
-    expected = gradients.combine_gradients(critic, vae, 1.0, ratio, surgery)
-    torch.testing.assert_close(found, expected)
-    share = found - critic
-    if name == "norm":
-        torch.testing.assert_close(share.norm(), 0.5 * critic.norm())
-    if surgery:
-        assert (share * critic).sum() > -1e-5 * critic.norm().square()
-
-
-def test_the_heads_learn_as_without_combining(
-    make_option: Callable[..., Any], make_model: Callable[..., Any], make_batch: Callable[..., Any]
-) -> None:
-    """The rescaling is the encoder's alone: the heads see their own loss, unscaled."""
-    plain, normed = make_model({"algo": {"speed": EXACT}}, owner="joint"), make_option("norm")
-    batch = make_batch(plain)
-    for model in (plain, normed):
-        torch.manual_seed(5)
-        model.train_on_batch(batch, epoch=1)
-    for name in ("critic", "actor_vae", "actor"):
-        for ours, theirs in zip(
-            normed.nets[name].parameters(), plain.nets[name].parameters(), strict=True
-        ):
-            torch.testing.assert_close(ours.grad, theirs.grad)
-    pairs = zip(normed.obs_encoder.parameters(), plain.obs_encoder.parameters(), strict=True)
-    assert not any(torch.allclose(ours.grad, theirs.grad) for ours, theirs in pairs)
-
-
-# ---- algo.encoder.policy_branch ----
-
-
-def test_the_branch_is_the_cvaes_and_starts_nobody_elsewhere(
-    make_option: Callable[..., Any], make_model: Callable[..., Any]
-) -> None:
-    model, shared = make_option("branch"), make_model()
-    groups = {
-        name: [group["name"] for group in optimizer.param_groups]
-        for name, optimizer in model.optimizers.items()
-    }
-    assert groups == {
-        "critic": ["critic", "obs_encoder"],
-        "actor_vae": ["actor_vae", "policy_encoder"],
-        "actor": ["actor"],
-    }
-    assert type(model.policy_encoder) is type(model.obs_encoder)
-    assert model.policy_encoder is not model.obs_encoder
-    assert shared.policy_encoder is shared.obs_encoder
-    expected, found = shared.nets.state_dict(), model.nets.state_dict()
-    assert all(torch.equal(value, found[key]) for key, value in expected.items())
-
-
-def test_the_branch_learns_at_the_encoders_rate(make_option: Callable[..., Any]) -> None:
-    model = make_option("branch", encoder={"policy_branch": True, "learning_rate_scale": 0.5})
-    rates = {g["name"]: g["lr"] for o in model.optimizers.values() for g in o.param_groups}
-    assert rates["policy_encoder"] == rates["obs_encoder"] == pytest.approx(1.5e-4)
-
-
-@pytest.mark.parametrize("changed", ["obs_encoder", "policy_encoder"])
-def test_actions_read_the_policys_features_and_values_the_critics(
-    make_option: Callable[..., Any], changed: str
-) -> None:
-    model = make_option("branch")
-    model.set_eval()
-    obs, action = rollout_obs(model), torch.zeros(3, 7)
-
-    def read() -> list[torch.Tensor]:
-        return [
-            model.get_action(obs),
-            model.get_state_action_value(obs, action),
-            model.get_state_value(obs),
-        ]
-
-    before = read()
-    with torch.no_grad():
-        for parameter in model.nets[changed].parameters():
-            parameter.add_(0.1)
-    same = [torch.equal(old, new) for old, new in zip(before, read(), strict=True)]
-    of_the_critic = changed == "obs_encoder"
-    assert same == [of_the_critic, not of_the_critic, not of_the_critic]
-
-
-def test_an_action_costs_one_encoding(make_option: Callable[..., Any]) -> None:
-    model = make_option("branch")
-    model.set_eval()
-    calls = []
-    for name in ("obs_encoder", "policy_encoder"):
-        model.nets[name].register_forward_hook(lambda *_, name=name: calls.append(name))
-    model.get_action(rollout_obs(model))
-    assert calls == ["policy_encoder"]
-
-
-def test_targets_of_the_branch_read_the_right_features(
-    make_option: Callable[..., Any], make_batch: Callable[..., Any]
-) -> None:
-    model = make_option("branch", actor={"target_noise": 0.0, "layer_dims": [16]})
-    model.set_eval()
-    batch, nets = make_batch(model), model.nets
-    with torch.no_grad():
-        now, later = (model._encode_for_all(batch[key], None) for key in ("obs", "next_obs"))
-        v = nets["critic"].value(now.critic)
-        targets = model._targets(batch, now, later, v)
-        policy = nets["policy_encoder"](batch["obs"])
-        action = nets["actor_vae_target"].decode(policy, nets["actor_target"](policy))
-        q = nets["critic_target"].q_values(nets["obs_encoder"](batch["obs"]), action)
-        next_v = nets["critic"].value(nets["obs_encoder"](batch["next_obs"]))
-    assert not torch.equal(now.policy, now.critic)
-    torch.testing.assert_close(targets.v, q.amin(dim=0).clamp(0.0, 1.0))
-    torch.testing.assert_close(targets.q, batch["rewards"] + batch["discounts"] * next_v)
-
-
-def test_next_observations_leave_the_branchs_batch_norm_alone(
-    make_option: Callable[..., Any], make_batch: Callable[..., Any]
-) -> None:
-    model = make_option("branch")
-    model.policy_encoder.statistics = torch.nn.BatchNorm1d(model.policy_encoder.output_dim)
-    norm = model.policy_encoder.statistics
-    model.policy_encoder.register_forward_hook(lambda *args: norm(args[-1]))
-    model.train_on_batch(make_batch(model), epoch=1)
-    assert int(norm.num_batches_tracked) == 1
-
-
-def test_a_shared_checkpoint_does_not_fit_a_branch(
-    make_option: Callable[..., Any], make_model: Callable[..., Any]
-) -> None:
-    with pytest.raises(CheckpointError, match="policy_encoder"):
-        make_option("branch").deserialize(make_model().serialize())
-
-
-def test_a_branch_without_weights_is_told(
-    make_model: Callable[..., Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    low_dim = {"observation": {"modalities": {"obs": {"rgb": []}}}}
-    model = make_model(low_dim | {"algo": {"encoder": {"policy_branch": True}}})
-    assert "algo.encoder.policy_branch changes nothing" in caplog.text
-    assert [group["name"] for group in model.optimizers["actor_vae"].param_groups] == ["actor_vae"]
-
-
 # ---- algo.critic.loss ----
 
 
@@ -345,9 +171,9 @@ def test_the_categorical_step_is_cross_entropy_of_the_same_targets(
     model.set_eval()
     found = model.train_on_batch(batch, epoch=1, validate=True)
     with torch.no_grad():
-        now, later = (model._encode_for_all(batch[key], None) for key in ("obs", "next_obs"))
-        targets = model._targets(batch, now, later, critic.value(now.critic))
-        outputs = (*critic.q_outputs(now.critic, batch["actions"]), critic.v_outputs(now.critic))
+        now, later = (model.encode(batch[key]) for key in ("obs", "next_obs"))
+        targets = model._targets(batch, now, later, critic.value(now))
+        outputs = (*critic.q_outputs(now, batch["actions"]), critic.v_outputs(now))
         expected = [
             F.cross_entropy(logits, critic.bins.histogram(target))
             for logits, target in zip(outputs, (targets.q, targets.q, targets.v), strict=True)

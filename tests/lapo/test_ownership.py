@@ -11,10 +11,7 @@ import torch
 
 from robomimic_vae_ext.errors import OwnershipError
 from robomimic_vae_ext.lapo import losses
-from robomimic_vae_ext.lapo.algo import TARGETS
-
-OWNERS = ("critic", "vae", "joint", "frozen")
-HEADS = ("critic", "actor_vae", "actor")
+from robomimic_vae_ext.lapo.owners import HEADS, OWNERS, TARGET_OF
 
 
 def snapshot(model: Any) -> dict[str, dict[str, torch.Tensor]]:
@@ -57,12 +54,6 @@ def test_a_second_owner_is_refused(make_model: Callable[..., Any]) -> None:
         model._check_ownership()
 
 
-def test_encoder_learning_rate_is_scaled(make_model: Callable[..., Any]) -> None:
-    model = make_model({"algo": {"encoder": {"learning_rate_scale": 0.5}}})
-    rates = {group["name"]: group["lr"] for group in model.critic_optimizer.param_groups}
-    assert rates == {"critic": pytest.approx(3e-4), "obs_encoder": pytest.approx(1.5e-4)}
-
-
 @pytest.mark.parametrize("owner", OWNERS)
 def test_one_step_moves_what_is_owned_and_nothing_else(
     make_model: Callable[..., Any], make_batch: Callable[..., Any], owner: str
@@ -74,7 +65,7 @@ def test_one_step_moves_what_is_owned_and_nothing_else(
         assert moved(before[name], model.nets[name]) == set(before[name]), name
     encoder = moved(before["obs_encoder"], model.obs_encoder)
     assert encoder == (set() if owner == "frozen" else set(before["obs_encoder"]))
-    for target, source in TARGETS.items():
+    for target, source in TARGET_OF.items():
         tau = model.algo_config.target_tau
         for key, old in before[target].items():
             new = model.nets[source].state_dict()[key]
@@ -109,12 +100,12 @@ def first_weight(model: Any) -> torch.Tensor:
 def encoder_gradient_of_the_vae_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     """Gradient of the CVAE's loss alone, computed beside the training code."""
     torch.manual_seed(11)
-    features = model._encode_for_all(batch["obs"], None)
+    features = model.encode(batch["obs"])
     with torch.no_grad():
-        next_features = model._encode_for_all(batch["next_obs"], None)
-        v = model.nets["critic"].value(features.critic)
+        next_features = model.encode(batch["next_obs"])
+        v = model.nets["critic"].value(features)
         targets = model._targets(batch, features, next_features, v)
-    reconstruction, mean, log_std = model.actor_vae(features.policy, batch["actions"])
+    reconstruction, mean, log_std = model.actor_vae(features, batch["actions"])
     loss, _ = losses.vae_loss(
         batch["actions"], reconstruction, mean, log_std, targets.weights,
         model.algo_config.vae.kl_beta,
@@ -200,9 +191,9 @@ def test_the_actor_leaves_no_gradient_in_critic_or_decoder(
     for parameter in model.nets.parameters():
         parameter.grad = None
     with torch.no_grad():
-        features = model._encode_for_all(batch["obs"], None)
+        features = model.encode(batch["obs"])
     model._update_actor(features, validate=False)
-    for name in ("critic", "actor_vae", "obs_encoder", *TARGETS):
+    for name in ("critic", "actor_vae", "obs_encoder", *TARGET_OF):
         assert all(p.grad is None for p in model.nets[name].parameters()), name
     assert all(p.requires_grad for p in model.nets["critic"].parameters())
 
@@ -214,7 +205,7 @@ def test_tau_zero_keeps_targets_and_tau_one_copies(
         model = make_model({"algo": {"target_tau": tau}})
         before = snapshot(model)
         model.train_on_batch(make_batch(model), epoch=1)
-        for target, source in TARGETS.items():
+        for target, source in TARGET_OF.items():
             expected = before[target] if tau == 0.0 else model.nets[source].state_dict()
             for key, value in model.nets[target].state_dict().items():
                 torch.testing.assert_close(value, expected[key])

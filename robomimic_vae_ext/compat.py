@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from packaging.version import Version
+if TYPE_CHECKING:
+    from packaging.version import Version
 
 
 def robomimic_version() -> Version:
@@ -21,8 +22,15 @@ def robomimic_version() -> Version:
     Not the package metadata: a source checkout on PYTHONPATH may stand before an installed one.
     """
     import robomimic
+    from packaging.version import Version  # here: `lapo doctor` also runs where it is missing
 
     return Version(robomimic.__version__)
+
+
+def _robomimic_before(version: str) -> bool:
+    from packaging.version import Version
+
+    return robomimic_version() < Version(version)
 
 
 @contextmanager
@@ -34,7 +42,7 @@ def mujoco_py_stand_in() -> Iterator[None]:
     mapped to what today's mujoco raises; before and after, `import mujoco_py` fails as it should.
     Drop when: robomimic 0.3 is no longer supported (0.5.0 guards the import itself).
     """
-    needed = robomimic_version() < Version("0.4") and "mujoco_py" not in sys.modules
+    needed = _robomimic_before("0.4") and "mujoco_py" not in sys.modules
     if not needed or importlib.util.find_spec("mujoco_py") is not None:
         yield
         return
@@ -100,7 +108,7 @@ def load_dict_from_checkpoint(path: Path) -> Any:
     import torch
 
     # 0.3.0 leaves weights_only to torch, which is true since 2.6; 0.5.0 sets it to false.
-    return torch.load(path, map_location="cpu", weights_only=robomimic_version() < Version("0.4"))
+    return torch.load(path, map_location="cpu", weights_only=_robomimic_before("0.4"))
 
 
 def dataset_paths(config: Any) -> list[str]:
@@ -116,7 +124,7 @@ def dataset_paths(config: Any) -> list[str]:
 
 def can_resume() -> bool:
     """Whether stock train.py has `--resume` (0.5.0 has). Drop with robomimic 0.3."""
-    return robomimic_version() >= Version("0.4")
+    return not _robomimic_before("0.4")
 
 
 def can_normalize() -> bool:
@@ -124,4 +132,4 @@ def can_normalize() -> bool:
 
     Drop with robomimic 0.3.
     """
-    return robomimic_version() >= Version("0.4")
+    return not _robomimic_before("0.4")

@@ -66,12 +66,15 @@ setup(
     entry_points={"console_scripts": ["lapo = robomimic_vae_ext.cli:main"]},
     cmdclass={"build_py": BuildWithStartupFile},
     install_requires=[
-        "robomimic>=0.3",  # 0.3.0 from PyPI; 0.5.0 from source is tested too
+        "robomimic>=0.3",  # 0.3.0 and 0.5.0
         "robosuite>=1.5.2,<1.6",  # composite controllers; 1.6 does not exist yet
         "mujoco>=3.3,<3.10",  # 3.10 changed mj_fullM's arguments, which robosuite 1.5.2 calls
         "torch>=2.6",  # nn.utils.get_total_norm; with torchvision of the same build
         "torchvision",  # imported by robomimic; must come from where torch comes from
-        "numpy>=1.26",
+        "numpy>=1.26",  # works with numpy 2, but robosuite's mink 0.0.5 asks for less (docs/install.md)
+        "pandas>=2",
+        "scipy>=1.11",
+        "psutil",
         "h5py>=3.10",
         "imageio",  # rollout videos
         "imageio-ffmpeg",  # carries an ffmpeg binary: no system package needed
@@ -82,6 +85,6 @@ setup(
     ],
     extras_require={
         "cluster": ["ray"],  # studies on several machines (80 MB); anything else goes without
-        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "ray"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "import-linter", "pandas-stubs", "ray"],
     },
 )

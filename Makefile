@@ -19,7 +19,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 # A process a core; the tests of one file stay together, since they share what is dear to make. The
 # file with the longest test comes first, so that nobody waits for it alone in the end.
-PYTEST_ARGS ?= --numprocesses auto --dist loadfile --no-loadscope-reorder tests/test_readme.py tests
+PYTEST_ARGS ?= --numprocesses auto --dist loadfile --no-loadscope-reorder tests/test_docs.py tests
 
 STAMP = $(if $(INSTALLED),,$(VENV)/.installed)
 
@@ -61,7 +61,8 @@ matrix:
 	$(BASE_PYTHON) scripts/matrix.py --folder $(MATRIX) $(CELLS)
 
 bench: $(STAMP)
-	$(PYTHON) scripts/benchmark.py --out docs/bench_cpu.json
+	$(PYTHON) -m robomimic_vae_ext bench --out docs/bench_cpu.json
+	$(PYTHON) docs/make_performance.py
 
 study-smoke: $(STAMP)
 	$(PYTHON) scripts/compare.py --study configs/study/smoke.json --out runs/study_smoke

@@ -71,7 +71,7 @@ setup(
         "mujoco>=3.3,<3.10",  # 3.10 changed mj_fullM's arguments, which robosuite 1.5.2 calls
         "torch>=2.6",  # nn.utils.get_total_norm; with torchvision of the same build
         "torchvision",  # imported by robomimic; must come from where torch comes from
-        "numpy>=1.26",  # works with numpy 2, but robosuite's mink 0.0.5 asks for less (docs/install.md)
+        "numpy>=1.26",  # robosuite's mink 0.0.5 asks for < 2, but all works with 2: docs/install.md
         "pandas>=2",
         "scipy>=1.11",
         "psutil",

@@ -39,6 +39,10 @@ class DatasetError(VaeExtError):
     """A dataset that is missing, damaged, or not what the config asks for."""
 
 
+class OutputError(VaeExtError):
+    """An output that exists already, or cannot be written."""
+
+
 class SimulationError(VaeExtError):
     """A simulator or renderer that cannot start, or differs from the dataset's."""
 
@@ -49,6 +53,10 @@ class CheckpointError(VaeExtError):
 
 class OwnershipError(VaeExtError):
     """A trainable parameter with no optimizer, or with more than one."""
+
+
+class BenchmarkError(VaeExtError):
+    """A benchmark that cannot run, or results that do not belong together."""
 
 
 class AuditError(VaeExtError):

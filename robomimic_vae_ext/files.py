@@ -11,6 +11,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
+from robomimic_vae_ext.errors import OutputError
+
+
+def check_output(path: Path, overwrite: bool = False) -> None:
+    """Refuse to write where something is: the one rule for every output file.
+
+    Args:
+        path: of the file to write.
+        overwrite: an existing file may be replaced; a folder never is.
+
+    Raises:
+        OutputError: something is there.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder", "a file to write", "Choose another --out.")
+    if path.exists() and not overwrite:
+        raise OutputError(
+            f"{path} exists already", "a new file", "Choose another --out or add --overwrite."
+        )
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file, whole or not at all, and the folders above it."""

@@ -46,12 +46,6 @@ def files(pattern: str) -> list[Path]:
     return found
 
 
-def test_verbs_import_nothing_but_errors_at_their_top_level() -> None:
-    """So that help texts and usage errors come at once."""
-    for path in files("cli/*.py"):
-        assert top_level_imports(path) <= {f"{OURS}.errors"}, path
-
-
 @pytest.mark.parametrize(
     "path", ["__init__.py", "_startup.py", "plugin.py", "compat.py", "doctor.py"]
 )

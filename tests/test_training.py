@@ -8,13 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import h5py
 import pytest
 
-from robomimic_vae_ext import training
+from robomimic_vae_ext import training, training_config
 from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.errors import ConfigError, DatasetError, SimulationError
+from robomimic_vae_ext.training import TrainOptions
 from tests.conftest import REPOSITORY, image_settings, merge, write_dataset
 
 
@@ -65,18 +67,58 @@ def test_stock_dataset_class_is_used_when_the_replay_is_off(dataset: Path, tmp_p
     assert "ReplayDataset" not in result.stdout
 
 
-def test_our_wrapper_says_where_things_are(dataset: Path, tmp_path: Path) -> None:
-    script = REPOSITORY / "scripts" / "train.py"
+def test_two_runs_of_one_name_have_folders_of_their_own(dataset: Path, tmp_path: Path) -> None:
+    """Started together, into a relative folder, which is relative to the current one."""
     config = write_config(tmp_path / "c.json", dataset, Path("relative_out"), {})
-    for runs in (1, 2):  # the second time an experiment folder is there, and nobody to ask
-        result = run(script, "--config", config, folder=tmp_path)
-        assert result.returncode == 0, result.stderr
-        last = result.stdout.splitlines()[-1]
-        assert last.startswith("2 checkpoints, logs and videos: ")
-        folder = Path(last.split(": ")[1])
+    command = [
+        sys.executable, "-m", "robomimic_vae_ext", "train", "--config", str(config), "--epochs",
+        "3", "--set", "experiment.save.every_n_epochs=2", "--seed",
+    ]  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            [*command, str(seed)], cwd=tmp_path, text=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for seed in (1, 2)
+    ]  # fmt: skip
+    folders = []
+    for seed, process in enumerate(processes, 1):
+        lines = process.communicate(timeout=240)[0].splitlines()
+        assert process.returncode == 0, lines[-20:]
+        (first,) = [line for line in lines if line.startswith("run folder: ")]
+        folder = Path(first.removeprefix("run folder: "))
         assert folder.is_relative_to(tmp_path / "relative_out" / "short")
-        assert (folder / "models").is_dir()
-        assert len(list((tmp_path / "relative_out" / "short").iterdir())) == runs
+        assert lines[-1] == f"2 checkpoints, logs and videos: {folder}"
+        assert json.loads((folder / "config.json").read_text())["train"]["seed"] == seed
+        # The last epoch is there, though every second one is to be saved.
+        assert {path.name for path in (folder / "models").iterdir()} == {
+            "model_epoch_2.pth", "model_epoch_3.pth",
+        }  # fmt: skip
+        folders.append(folder)
+    assert len(set(folders)) == 2
+
+
+def test_a_folder_that_another_run_took_in_the_same_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = training_config.config_from(
+        {"algo_name": "lapo", "train": {"output_dir": str(tmp_path)}}, "test"
+    )
+    calls = []
+
+    def factory(config: Any) -> list[str]:
+        calls.append(input("overwrite? "))
+        if len(calls) < 3:
+            raise FileExistsError
+        return [str(tmp_path / "run" / "logs")]
+
+    monkeypatch.setattr(training.stock.TrainUtils, "get_exp_dir", factory)
+    monkeypatch.setattr(training.time, "sleep", lambda seconds: None)
+    with training._own_folder() as folders:
+        training.stock.TrainUtils.get_exp_dir(config)
+    assert calls == ["n", "n", "n"]
+    assert folders == [tmp_path / "run"]
+    assert training.stock.TrainUtils.get_exp_dir is factory
 
 
 def test_a_failure_inside_training_exits_non_zero(dataset: Path, tmp_path: Path) -> None:
@@ -85,7 +127,7 @@ def test_a_failure_inside_training_exits_non_zero(dataset: Path, tmp_path: Path)
     config = write_config(tmp_path / "c.json", dataset, tmp_path / "out", broken)
     result = run(script, "--config", config, folder=tmp_path)
     assert result.returncode == 2
-    assert "train.py: training failed with" in result.stderr.splitlines()[-1]
+    assert "lapo train: training failed with" in result.stderr.splitlines()[-1]
     assert "NoSuchCore" in result.stderr
 
 
@@ -101,7 +143,7 @@ def test_pictures_that_do_not_fit_their_crop_are_one_sentence(
     changes = {"observation": {"encoder": {"rgb": crop}}}
     config = write_config(tmp_path / "c.json", dataset, tmp_path / "out", changes)
     with pytest.raises(ConfigError, match="pixels and its crop 999x999; expected pictures larger"):
-        training.train(["--config", str(config)])
+        training.train(TrainOptions(str(config)))
     assert not (tmp_path / "out").exists()
 
 
@@ -119,12 +161,12 @@ def test_goals_that_robosuite_cannot_give_are_refused_before_an_epoch(
     }
     config = write_config(tmp_path / "c.json", dataset, tmp_path / "out", goals)
     with pytest.raises(ConfigError, match=f"robosuite's {name} has no _get_goal; expected"):
-        training.train(["--config", str(config)])
+        training.train(TrainOptions(str(config)))
     assert not (tmp_path / "out").exists()
     if rollout_envs:
         return
     goals["experiment"] = {"rollout": {"enabled": False}}
-    training.train(["--config", str(write_config(config, dataset, tmp_path / "out", goals))])
+    training.train(TrainOptions(str(write_config(config, dataset, tmp_path / "out", goals))))
 
 
 @pytest.mark.parametrize("part", ["pictures", "videos", "neither"])
@@ -135,28 +177,30 @@ def test_nothing_is_trained_where_rollouts_cannot_be_rendered(
         raise SimulationError("no EGL", "EGL", f"Or {otherwise}.")
 
     monkeypatch.setattr(envs, "require_rendering", refuse)
-    monkeypatch.setattr(training.stock, "main", lambda args: None)
+    monkeypatch.setattr(training.stock, "main", mock.Mock(side_effect=InterruptedError))
     changes: dict[str, Any] = {
         "experiment": {"rollout": {"enabled": True}, "render_video": part == "videos"}
     }
     if part != "pictures":
         changes["observation"] = {"modalities": {"obs": {"rgb": []}}}
-    flags = ["--config", str(write_config(tmp_path / "c.json", dataset, tmp_path / "out", changes))]
-    if part == "neither":
-        training.train(flags)
+    flags = str(write_config(tmp_path / "c.json", dataset, tmp_path / "out", changes))
+    if part == "neither":  # training begins
+        with pytest.raises(InterruptedError):
+            training.train(TrainOptions(flags))
         return
     advice = {"pictures": "train with experiment.rollout", "videos": "set experiment.render_video"}
     with pytest.raises(SimulationError, match=f"Or {advice[part]}"):
-        training.train(flags)
+        training.train(TrainOptions(flags))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("runs", [0, 2])
-def test_resuming_needs_one_run(tmp_path: Path, runs: int) -> None:
+def test_resuming_needs_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: int) -> None:
+    monkeypatch.setattr(training_config.compat, "can_resume", lambda: True)
     for name in range(runs):
         (tmp_path / "experiment" / str(name)).mkdir(parents=True)
     with pytest.raises(ConfigError, match=f"holds {runs} runs; expected exactly one"):
-        training._check_resume(tmp_path / "experiment")
+        training_config.check_resume(tmp_path / "experiment")
 
 
 def test_too_large_a_dataset_is_refused_before_it_is_read(dataset: Path, tmp_path: Path) -> None:
@@ -168,7 +212,7 @@ def test_too_large_a_dataset_is_refused_before_it_is_read(dataset: Path, tmp_pat
     assert "algo.replay.max_gib" in result.stderr.splitlines()[-1]
 
 
-def bad_config(tmp_path: Path, kind: str) -> list[str]:
+def bad_config(tmp_path: Path, kind: str) -> str:
     path = tmp_path / "bad.json"
     if kind == "not json":
         path.write_text("{")
@@ -182,13 +226,13 @@ def bad_config(tmp_path: Path, kind: str) -> list[str]:
         path.write_text('{"algo_name": "bc", "trian": {}}')
     if kind == "no data":
         path.write_text('{"algo_name": "lapo"}')
-    return ["--config", str(path)]
+    return str(path)
 
 
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("missing", "there is no file"),
+        ("missing", "bad.json"),
         ("not json", "is not JSON"),
         ("no algo_name", "no 'algo_name'"),
         ("unknown algorithm", "'lapoo'"),
@@ -199,7 +243,7 @@ def bad_config(tmp_path: Path, kind: str) -> list[str]:
 )
 def test_bad_configs_are_one_sentence(tmp_path: Path, kind: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        training.train(bad_config(tmp_path, kind))
+        training.train(TrainOptions(bad_config(tmp_path, kind)))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -247,7 +291,7 @@ def test_bad_datasets_are_refused_before_anything_is_written(
     rollouts = {"experiment": {"rollout": {"enabled": True}}}
     config = write_config(tmp_path / "c.json", path, tmp_path / "out", rollouts)
     with pytest.raises(DatasetError) as caught:
-        training.train(["--config", str(config)])
+        training.train(TrainOptions(str(config)))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

@@ -1,7 +1,7 @@
-"""Who competes: our four owner arms and robomimic's algorithms, on one same batch.
+"""The contenders: LAPO with each owner of the encoder, and robomimic's algorithms, on one batch.
 
-All of them get their observations, shapes, encoder class and size from the same config file; what
-belongs to an algorithm alone (head sizes, learning rates) stays at that algorithm's defaults.
+All have the observations, shapes and encoder of the same config file; head sizes and learning rates
+are the defaults of each algorithm.
 """
 
 from __future__ import annotations
@@ -23,27 +23,26 @@ from robomimic_vae_ext.lapo.config import OWNERS
 
 OURS = tuple(f"lapo_{owner}" for owner in OWNERS)
 PEERS = ("bcq", "iql", "td3_bc", "bc")
-CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
-# What a peer needs beyond the shared observations. BCQ's defaults leave out its perturbation actor,
-# and so half of what it is compared for; TD3-BC's are made for low-dimensional observations.
+# Changes to a peer's defaults. BCQ's leave out its perturbation actor and its CVAE; TD3-BC's are
+# made for low-dimensional observations.
 CHANGES: Mapping[str, Mapping[str, Any]] = {
     "bcq": {"algo": {"actor": {"enabled": True}, "action_sampler": {"vae": {"enabled": True}}}},
     "td3_bc": {"train": {"hdf5_normalize_obs": False}},
 }
-# TD3-BC steps its actor every second time only.
+# TD3-BC updates its actor every second step.
 MULTIPLES = {"td3_bc": 2}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the contenders are built for.
+    """Encoder and batch that all contenders are built for.
 
     Args:
         name: in the results.
-        config: JSON of a lapo config; its observations and encoder are everybody's.
+        config: JSON of a lapo config; all contenders get its observations and encoder.
         batch_size: transitions of a gradient step.
-        image_size: height and width of the pictures [pixel].
+        image_size: height and width of the images [pixel].
     """
 
     name: str
@@ -60,7 +59,7 @@ class Peer:
         name: one of `OURS` and `PEERS`.
         model: robomimic Algo in training mode.
         batch: as `train_on_batch` takes it.
-        info: what the last gradient step returned.
+        info: result of the last gradient step.
     """
 
     name: str
@@ -73,18 +72,18 @@ class Peer:
         self.info = self.model.train_on_batch(self.batch, epoch=1, validate=False)
 
     def log(self) -> None:
-        """Turn what the last step returned into numbers, as training does after every step."""
+        """Convert the result of the last step to numbers, as training does after every step."""
         self.model.log_info(self.info)
 
 
 class EncoderAlone:
-    """The limit: what any algorithm with one shared encoder has to compute at least.
+    """A lower bound for any algorithm with one shared encoder.
 
-    Forward and backward on obs, forward on next_obs, with an encoder built as ours is and called as
-    the training step calls it. No heads, no optimizer.
+    Forward and backward on obs and forward on next_obs, with LAPO's encoder, called as in its
+    training step; without heads and optimizer.
 
     Args:
-        peer: one of ours, used for nothing else.
+        peer: one of `OURS`, used for nothing else.
     """
 
     def __init__(self, peer: Peer) -> None:
@@ -92,7 +91,7 @@ class EncoderAlone:
         self.parameters = list(self.model.obs_encoder.parameters())
         with torch.no_grad():
             features = self._encode("obs")
-        self.gradient = torch.randn_like(features)  # (B, D), stands for the heads' gradient
+        self.gradient = torch.randn_like(features)  # (B, D), in place of the heads' gradient
 
     def _encode(self, name: str) -> torch.Tensor:
         return self.model.encode(self.batch[name], self.batch["goal_obs"])
@@ -112,7 +111,7 @@ def load_config(setting: Setting, name: str, changes: Mapping[str, Any] | None =
     Args:
         setting: its observations and batch size.
         name: one of `OURS` and `PEERS`.
-        changes: nested values that win over everything else.
+        changes: nested values that override all others.
 
     Raises:
         AuditError: the config file cannot be read, or robomimic refuses it.
@@ -130,22 +129,22 @@ def load_config(setting: Setting, name: str, changes: Mapping[str, Any] | None =
 
 
 def announce_observations(config: Any) -> None:
-    """Tell robomimic's global tables which key is of which modality, without its printing."""
+    """Set robomimic's global tables of keys and modalities, without its printing."""
     with contextlib.redirect_stdout(io.StringIO()):
         obs_utils.initialize_obs_utils_with_config(config)
 
 
 def build(config: Any, shapes: Mapping[str, tuple[int, ...]], device: torch.device) -> Any:
-    """Build a model in training mode, with the same seed for everybody.
+    """Build a model in training mode, always with the same seed.
 
     Args:
         config: from `load_config`.
         shapes: from `raw_shapes`.
-        device: where it trains.
+        device: of the training.
     """
     announce_observations(config)
     torch.manual_seed(0)
-    with contextlib.redirect_stdout(io.StringIO()):  # BCQ's networks announce their inputs
+    with contextlib.redirect_stdout(io.StringIO()):  # BCQ's networks print their inputs
         model = robomimic.algo.algo_factory(
             algo_name=config.algo_name,
             config=config,
@@ -168,7 +167,7 @@ def raw_shapes(config: Any, image_size: int) -> dict[str, tuple[int, ...]]:
 
 
 def processed_shapes(shapes: Mapping[str, tuple[int, ...]]) -> OrderedDict[str, list[int]]:
-    """Shapes of one frame as networks see them: key to [C, H, W] or [D]."""
+    """Shapes of one frame as networks get them: key to [C, H, W] or [D]."""
     modality = obs_utils.OBS_KEYS_TO_MODALITIES
     return OrderedDict(
         (key, list(obs_utils.get_processed_shape(modality[key], list(shape))))
@@ -177,15 +176,15 @@ def processed_shapes(shapes: Mapping[str, tuple[int, ...]]) -> OrderedDict[str, 
 
 
 def raw_batch(shapes: Mapping[str, tuple[int, ...]], size: int, length: int) -> dict[str, Any]:
-    """Random content of what robomimic's DataLoader gives.
+    """Random batch as from robomimic's DataLoader.
 
     Args:
         shapes: from `raw_shapes`.
         size: B, windows.
-        length: T, steps of a window. Those who need one step take the first.
+        length: T, steps of a window; algorithms that need one step use the first.
 
     Returns:
-        `obs`, `next_obs`: key to (B, T, ...), pictures uint8; `actions`: (B, T, A), in [-1, 1];
+        `obs`, `next_obs`: key to (B, T, ...), images uint8; `actions`: (B, T, A), in [-1, 1];
         `rewards`, `dones`: (B, T), 0 or 1.
     """
     random = torch.Generator().manual_seed(0)
@@ -208,7 +207,7 @@ def raw_batch(shapes: Mapping[str, tuple[int, ...]], size: int, length: int) -> 
 
 
 def make_peer(setting: Setting, name: str, device: torch.device) -> Peer:
-    """Build a contender and give it the setting's batch in its own format."""
+    """Build a contender with the setting's batch in its own format."""
     config = load_config(setting, name)
     shapes = raw_shapes(config, setting.image_size)
     model = build(config, shapes, device)

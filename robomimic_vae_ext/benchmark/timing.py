@@ -1,4 +1,4 @@
-"""Interleaved timing: every round times every contender, so that other load hits all alike."""
+"""Interleaved timing: every round times every contender, so that other load affects all alike."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-SAMPLE_SECONDS = 0.25  # a sample repeats short calls until it lasts about this long [s]
-MAX_CALLS = 200  # of one sample
+SAMPLE_SECONDS = 0.25  # short calls are repeated until a sample lasts about this long [s]
+MAX_CALLS = 200  # per sample
 WARM_UP_SECONDS = 1.0  # the first calls allocate, tune and compile; at least WARM_UP_CALLS [s]
 WARM_UP_CALLS, MAX_WARM_UP_CALLS = 2, 10
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Something to time.
+    """A function to time.
 
     Args:
         name: in the results.
-        run: one call of it.
-        multiple: calls in a sample are a multiple of this, for work that differs from call to call.
+        run: one call.
+        multiple: the calls of a sample are a multiple of this, if not all calls do the same work.
     """
 
     name: str
@@ -34,15 +34,15 @@ class Contender:
 
 
 class Ratio(NamedTuple):
-    """How many times as long one thing takes as another."""
+    """A quotient of times: median and quartiles of the quotients within the rounds."""
 
-    value: float  # of the medians
-    low: float  # quartiles of the ratios within the rounds
+    value: float
+    low: float
     high: float
 
 
 def nothing() -> None:
-    """What has to be waited for on a CPU."""
+    """Synchronization of a CPU."""
 
 
 def interleave(
@@ -57,10 +57,9 @@ def interleave(
     Args:
         contenders: with different names.
         rounds: samples of each.
-        synchronize: waits until the device has done everything that was asked of it; called before
-            the clock is read.
+        synchronize: waits for the device; called before the clock is read.
         title: of the progress bar.
-        warm_up: call each a few times before the first sample; without, a sample is one call.
+        warm_up: call each a few times before the first sample; otherwise a sample is one call.
 
     Returns:
         Name to `seconds` (per call, one number a round) and `calls` (of one sample).
@@ -85,7 +84,7 @@ def interleave(
 
 
 def _warm_up(contender: Contender, synchronize: Callable[[], None]) -> int:
-    """Call until everything lazy has happened, and say how many calls make a sample."""
+    """Call a contender until it is warm; return the number of calls of a sample."""
     begin = time.perf_counter()
     for done in range(1, MAX_WARM_UP_CALLS + 1):
         last = _time(contender.run, 1, synchronize)
@@ -117,7 +116,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
 
 
 def ratio(longer: Sequence[float], shorter: Sequence[float]) -> Ratio:
-    """Median of the quotients within the rounds, which share what the machine did meanwhile.
+    """Quotient of two contenders' times, within the rounds, which share the machine's other load.
 
     Args:
         longer: seconds, one number a round; the numerator.

@@ -66,7 +66,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
             name, help=line, description=module.__doc__, formatter_class=HelpFormatter
         )
         module.add_arguments(child)
-        child.set_defaults(run=module.run)
+        child.set_defaults(run=module.run, parser=child)
     return parser
 
 
@@ -80,7 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = next((word for word in words if not word.startswith("-")), None)
     parser = build_parser(verb)
-    args = parser.parse_args(words)
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        # The parser of the verb shows its own usage; the outer one would show the verbs.
+        getattr(args, "parser", parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     if args.version:
         from robomimic_vae_ext import __version__
 

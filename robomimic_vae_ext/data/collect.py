@@ -1,8 +1,8 @@
 """Collects datasets in robomimic's HDF5 schema with scripted experts.
 
-Every episode depends on `(seed, index)` alone, so the content of the file is the same whatever
-the number of processes, and a longer dataset begins with the shorter one. Episodes are kept in
-`OUT.partial/` until all are there; OUT appears by one atomic rename.
+Every episode depends on `(seed, index)` alone, so the content of the file does not depend on the
+number of processes, and a longer dataset begins with the shorter one. Episodes are kept in
+`OUT.partial/` until all are collected; OUT appears by one atomic rename.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LOGGER: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CollectReport:
-    """What was collected.
+    """Result of a collection.
 
     Args:
         path: of the dataset.
@@ -53,7 +53,7 @@ class CollectReport:
     frames_per_second: float
 
     def describe(self) -> str:
-        """Return what a person wants to read after a collection."""
+        """Return one line for the terminal."""
         return (
             f"{self.path}: {self.episodes} episodes, {self.transitions} transitions, "
             f"{self.successes} successful ({self.successes / self.episodes:.0%}), "
@@ -72,32 +72,28 @@ def collect(
 
     Args:
         settings: what to collect.
-        out: path of the HDF5 file to make.
+        out: path of the HDF5 file to write.
         workers: number of processes.
-        resume: continue what an interrupted run left in `OUT.partial`.
-        overwrite: replace `out`, and throw away what an interrupted run left.
+        resume: continue an interrupted run from `OUT.partial`.
+        overwrite: replace `out`, and delete the `OUT.partial` of an interrupted run.
 
     Returns:
         A report.
 
     Raises:
-        DatasetError: `out` or a partial run is in the way, another process makes it, or its folder
-            cannot be made.
+        OutputError: `out` exists already.
+        DatasetError: an unfinished run is there, another process writes the same file, or its
+            folder cannot be created.
         SimulationError: the simulator cannot render, or a worker process died.
     """
-    if out.is_dir():
-        raise DatasetError(f"{out} is a folder", "a file to make", "Choose another --out.")
-    if out.exists() and not overwrite:
-        raise DatasetError(
-            f"{out} exists already", "a new file", "Choose another --out or add --overwrite."
-        )
+    files.check_output(out, overwrite)
     with _alone(out.with_name(out.name + ".partial")) as partial:
         _prepare_partial(settings, partial, resume, overwrite)
         return _collect(settings, out, partial, workers)
 
 
 def _collect(settings: CollectSettings, out: Path, partial: Path, workers: int) -> CollectReport:
-    """Collect what is missing, and write the dataset."""
+    """Collect the missing episodes and write the dataset."""
     missing = [i for i in range(settings.n) if not _is_whole(_episode_path(partial, i))]
     start, frames = time.perf_counter(), 0
     if missing:
@@ -110,7 +106,7 @@ def _collect(settings: CollectSettings, out: Path, partial: Path, workers: int) 
                 bar.set_postfix_str(f"{frames / (time.perf_counter() - start):.1f} frames/s")
     except VaeExtError:
         if not any(_episode_path(partial, i).exists() for i in range(settings.n)):
-            shutil.rmtree(partial)  # a false start, which the corrected command need not resume
+            shutil.rmtree(partial)  # no episode yet: the corrected command need not resume
         raise
     seconds = time.perf_counter() - start
     episodes = [_episode_path(partial, i) for i in range(settings.n)]
@@ -131,21 +127,21 @@ def _collect(settings: CollectSettings, out: Path, partial: Path, workers: int) 
 
 @contextlib.contextmanager
 def _alone(partial: Path) -> Iterator[Path]:
-    """Make the folder for unfinished work and lock it, until this process ends however it does."""
+    """Create the folder for unfinished work, and lock it until the block or the process ends."""
     try:
         partial.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(partial, os.O_RDONLY)
     except OSError as error:
         raise DatasetError(
-            f"{partial} cannot be made ({error.strerror})",
+            f"{partial} cannot be created ({error.strerror})",
             "a folder to write to",
             "Choose another --out.",
         ) from error
     try:
         if not files.try_lock(descriptor):
             raise DatasetError(
-                f"{partial} is being filled by another process",
-                "one that collects into it",
+                f"{partial} is in use by another process",
+                "one process per output file",
                 "Wait for it, or choose another --out.",
             )
         yield partial
@@ -156,7 +152,7 @@ def _alone(partial: Path) -> Iterator[Path]:
 def _prepare_partial(
     settings: CollectSettings, partial: Path, resume: bool, overwrite: bool
 ) -> None:
-    """Check what an earlier run has left in the folder, and clear it if asked to."""
+    """Check the episodes of an interrupted run, or delete them if `overwrite` is set."""
     described = json.dumps(dataclasses.asdict(settings), sort_keys=True)
     note = partial / "settings.json"
     if overwrite and not resume:
@@ -165,15 +161,15 @@ def _prepare_partial(
     if any(partial.iterdir()):
         if not resume:
             raise DatasetError(
-                f"{partial} of an interrupted run",
-                "nothing there",
-                "Continue it with --resume or throw it away with --overwrite.",
+                f"{partial} of an interrupted run exists",
+                "no unfinished run",
+                "Continue it with --resume, or delete it with --overwrite.",
             )
         if not note.exists() or note.read_text() != described:
             raise DatasetError(
-                f"{partial} was made with other settings",
+                f"{partial} was collected with other settings",
                 "the settings of this command",
-                "Repeat the first command, or throw it away with --overwrite.",
+                "Repeat the first command, or delete it with --overwrite.",
             )
     note.write_text(described)
 
@@ -183,14 +179,14 @@ def _episode_path(partial: Path, index: int) -> Path:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether an episode is there; a loss of power can leave its file empty."""
+    """Whether an episode is complete; a loss of power can leave its file empty."""
     return path.exists() and bool(h5py.is_hdf5(path))
 
 
 def _run_episodes(
     settings: CollectSettings, partial: Path, missing: list[int], workers: int
 ) -> Iterator[int]:
-    """Collect the missing episodes and yield the length of each as it is done."""
+    """Collect the missing episodes; yield the length of each when it is done."""
     if workers < 1:
         raise DatasetError(f"--workers {workers}", "at least 1", "Change --workers.")
     if not missing:
@@ -214,7 +210,7 @@ def _run_episodes(
     except BrokenProcessPool as error:
         raise SimulationError(
             "a worker process died (killed, out of memory, or crashed in MuJoCo)",
-            f"{workers} living workers",
+            f"{workers} running workers",
             "Run the same command with --resume, perhaps with fewer --workers.",
         ) from error
     finally:

@@ -1,7 +1,7 @@
 """Completes and translates robomimic datasets, always into a new file.
 
-Offline RL needs `next_obs`, `rewards` and `dones`, which datasets for imitation often lack, and a
-rollout needs `env_args` that the installed robosuite understands.
+Offline RL needs `next_obs`, `rewards` and `dones`, which datasets for imitation often lack; a
+rollout needs `env_args` that the installed robosuite can load.
 """
 
 from __future__ import annotations
@@ -13,29 +13,27 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from robomimic_vae_ext.data.copying import (
+from robomimic_vae_ext.data.env_args import convert_env_args, version_of
+from robomimic_vae_ext.data.hdf5 import (
     copy_attributes,
     copy_outside,
     copy_rest,
-    new_file,
-    storage_of,
-)
-from robomimic_vae_ext.data.env_args import convert_env_args, version_of
-from robomimic_vae_ext.data.hdf5 import (
     demo_names,
     find_array,
     find_group,
     list_names,
+    new_file,
     open_dataset,
     read_array,
     read_env_args,
+    storage_of,
 )
 from robomimic_vae_ext.errors import DatasetError
 
 
 @dataclass(frozen=True)
 class ConvertReport:
-    """What a conversion did.
+    """Result of a conversion.
 
     Args:
         path: of the new file.
@@ -54,7 +52,7 @@ class ConvertReport:
     versions: tuple[str, str]
 
     def describe(self) -> str:
-        """Return what a person wants to read after a conversion."""
+        """Return one line for the terminal."""
         before, after = self.versions
         env_args = f"from robosuite {before} to {after}" if before != after else "as they were"
         return (
@@ -70,33 +68,36 @@ def complete_dataset(
     assume_success: bool = False,
     clip_actions: bool = False,
     robosuite_version: str = "",
+    overwrite: bool = False,
 ) -> ConvertReport:
-    """Copy a dataset and add what offline RL needs and the dataset lacks.
+    """Copy a dataset and add the arrays that offline RL needs.
 
-    `next_obs` is the following observation. Where the last transition has none (there are as many
-    observations as actions), it is kept, with its own observation repeated, if it is terminal,
-    since then no value is read from there; otherwise it is left out. `dones` are 1 where the
+    `next_obs` is the following observation. Where there are as many observations as actions, the
+    last transition has none: if it is terminal, its own observation is repeated, since no value is
+    bootstrapped from it; otherwise the transition is left out. `dones` are 1 where the
     (sparse) reward is positive. `rewards` cannot be known from the file, but see `assume_success`.
     Everything else is copied as it is.
 
     Args:
         source: the dataset.
-        target: the file to make; it must not exist.
+        target: the file to write.
         assume_success: every demonstration ends with success: missing rewards are 1 at its end.
         clip_actions: clip actions to [-1, 1].
         robosuite_version: translate `env_args` for this version; `installed` or empty for none.
+        overwrite: an existing target may be replaced.
 
     Returns:
-        What was done.
+        A report.
 
     Raises:
+        OutputError: `target` exists already, or is the source.
         DatasetError: the dataset cannot be read or completed.
     """
     added: set[str] = set()
     clipped = dropped = total = 0
     with (
         open_dataset(source) as old,
-        new_file(target) as unfinished,
+        new_file(target, source, overwrite) as unfinished,
         h5py.File(unfinished, "r+") as new,
     ):
         demos = demo_names(old, source)
@@ -119,7 +120,7 @@ def complete_dataset(
 
 
 class _Demo:
-    """One demonstration of the source, and what it lacks.
+    """One demonstration of the source, and its missing arrays.
 
     Args:
         source: its group.
@@ -132,7 +133,7 @@ class _Demo:
         actions = find_array(source, "actions", where)
         if actions is None or not actions.shape or not len(actions):
             raise DatasetError(
-                f"{where}/actions is {'nothing' if actions is None else actions.shape}",
+                f"{where}/actions is {'missing' if actions is None else actions.shape}",
                 "an array (T, A), T > 0",
                 "Leave out this demonstration.",
             )
@@ -142,13 +143,13 @@ class _Demo:
         self.next_obs = self._observations("next_obs", (self.length,))
         if not self.obs:
             raise DatasetError(
-                f"{where} has no obs", "observations", "Replay its states into them with --replay."
+                f"{where} has no obs", "observations", "Make them from its states with --replay."
             )
         if self.next_obs and self.next_obs.keys() != self.obs.keys():
             raise DatasetError(
                 f"{where}/next_obs has the keys {list_names(self.next_obs)}",
                 f"those of obs, {list_names(self.obs)}",
-                "Remove next_obs, and it is made from obs.",
+                "Remove next_obs; it is then made from obs.",
             )
         self.made: dict[str, np.ndarray] = {}
         rewards = self._per_step("rewards")
@@ -157,7 +158,7 @@ class _Demo:
                 raise DatasetError(
                     f"{where} has no rewards",
                     "rewards, which cannot be computed from observations",
-                    "Replay its states with --replay, or add --assume-success if every "
+                    "Compute them with --replay, or add --assume-success if every "
                     "demonstration ends with success.",
                 )
             rewards = self.made["rewards"] = np.eye(self.length)[-1]
@@ -165,7 +166,7 @@ class _Demo:
         if dones is None:
             dones = self.made["dones"] = (rewards > 0).astype(np.int64)
         self.added = {*self.made} if self.next_obs else {*self.made, "next_obs"}
-        # As many observations as actions: the last action has none to lead to.
+        # As many observations as actions: there is none after the last action.
         short = not self.next_obs and any(len(v) == self.length for v in self.obs.values())
         self.dropped = int(short and not dones[-1])
         if self.dropped == self.length:
@@ -174,7 +175,7 @@ class _Demo:
             )
 
     def _per_step(self, key: str) -> np.ndarray | None:
-        """Return rewards or dones, if they are there."""
+        """Return rewards or dones, or None."""
         array = find_array(self.source, key, self.where)
         if array is not None and array.shape != (self.length,):
             raise DatasetError(
@@ -193,13 +194,13 @@ class _Demo:
             if not values.shape or len(values) not in lengths:
                 raise DatasetError(
                     f"{self.where}/{part}/{key} is {values.shape}",
-                    f"a length of {' or '.join(map(str, lengths))}, by its number of actions",
+                    f"a length of {' or '.join(map(str, lengths))}, from its number of actions",
                     "Repair or leave out this demonstration.",
                 )
         return found
 
     def write(self, target: h5py.Group, clip_actions: bool) -> int:
-        """Write it, whole; return the number of action values that were clipped."""
+        """Write the demonstration; return the number of clipped action values."""
         keep = self.length - self.dropped
         copy_attributes(self.source, target)
         target.attrs["num_samples"] = keep

@@ -57,10 +57,10 @@ def convert_env_args(env_args: dict[str, Any], version: str = "installed") -> di
 
 
 def version_of(env_args: dict[str, Any]) -> str | None:
-    """Return the version of robosuite that metadata are for.
+    """Return the robosuite version of environment metadata.
 
-    robomimic began to write `env_version` late: without it, the form of the controllers tells 1.4
-    from 1.5, and None means that there are none.
+    robomimic began to write `env_version` late: without it, then the layout of the controllers
+    distinguishes 1.4 from 1.5, and None means that there are none.
     """
     if env_args.get("env_version") is not None:
         return str(env_args["env_version"])
@@ -75,7 +75,7 @@ def version_tuple(version: str) -> tuple[int, int]:
     """Return (major, minor) of a version string.
 
     Raises:
-        DatasetError: it does not begin with two numbers.
+        DatasetError: it does not begin with MAJOR.MINOR.
     """
     parts = version.split(".")
     if len(parts) < 2 or not (parts[0].isdigit() and parts[1].isdigit()):
@@ -91,7 +91,7 @@ def _check_controller(config: Any) -> None:
     if not isinstance(config, dict) or "type" not in config:
         raise DatasetError(
             f"the controller {str(config)[:40]!r} in env_args",
-            "a JSON object with 'type', as robosuite's controllers have it",
+            "a JSON object with 'type', as for robosuite's controllers",
             "Repair the attribute env_args of the group data.",
         )
 
@@ -102,10 +102,10 @@ def _to_composite(config: dict[str, Any]) -> dict[str, Any]:
     if "body_parts" in config:
         return config
     arm = {_ARM_KEYS_15.get(key, key): value for key, value in config.items()}
-    # 1.4 said control_delta, and took deltas in a frame that coincides with a fixed arm's base.
+    # 1.4 had control_delta, with deltas in a frame that coincides with a fixed arm's base.
     arm["input_type"] = "delta" if arm.pop("control_delta", True) else "absolute"
     arm.setdefault("input_ref_frame", "base")
-    arm.setdefault("interpolation", None)  # 1.5 asks for both of these without a default
+    arm.setdefault("interpolation", None)  # 1.5 requires both and has no default
     arm.setdefault("ramp_ratio", 0.2)
     arm["gripper"] = {"type": "GRIP"}
     return {"type": "BASIC", "body_parts": {"right": arm}}

@@ -19,7 +19,10 @@ from robomimic_vae_ext.errors import DatasetError, SimulationError, VaeExtError
 
 try:
     import robosuite
-except (AttributeError, RuntimeError) as error:  # how PyOpenGL and mujoco say "no such library"
+except (
+    AttributeError,
+    RuntimeError,
+) as error:  # raised by PyOpenGL and mujoco if a library is missing
     renderer = os.environ.get("MUJOCO_GL", "")
     raise SimulationError(
         f"robosuite cannot be imported with MUJOCO_GL={renderer!r} ({error})",
@@ -54,7 +57,7 @@ _MODEL_SEED: Final = 0
 
 
 class FastRendering:
-    """Mixin for robosuite environments: a scene that renders fast and is always the same.
+    """Mixin for robosuite environments: a scene that renders fast and does not vary.
 
     Differs: robosuite draws the size of Lift's cube from the environment's random generator when
     it loads the model. Here that draw always starts from the same state, so every process and
@@ -73,7 +76,7 @@ class FastRendering:
         simplify_rendering(self.model.root)
 
     def _reset_internal(self) -> None:
-        """Put our render context in place before robosuite makes its own."""
+        """Set our render context before robosuite creates its own."""
         own_render_context(self)
         super()._reset_internal()  # type: ignore[misc]
 
@@ -87,7 +90,7 @@ class StackFast(FastRendering, Stack):
 
 
 class PickPlaceCanFast(FastRendering, PickPlaceCan):
-    """robosuite's PickPlaceCan with `FastRendering`; a can that falls off the bins is lost."""
+    """robosuite's PickPlaceCan with `FastRendering`; a can that falls off the bins is a failure."""
 
     def check_failure(self) -> bool:
         """Return whether the can lies lower than the bins, out of the robot's reach."""
@@ -98,16 +101,16 @@ class PickPlaceCanFast(FastRendering, PickPlaceCan):
 class PlayLift(FastRendering, Stack):
     """Stack's two cubes, of which only the red one is to be lifted.
 
-    For data in which the behaviour ignores what the reward depends on. Lifting the green cube
-    is a failure: it ends an episode, when data are collected, with reward 0 and done 1.
+    For datasets whose behaviour ignores the reward. Lifting the green cube is a failure: during
+    collection it ends the episode with reward 0 and done 1.
     """
 
     def reward(self, action: Any = None) -> float:
-        """Return `reward_scale` if the red cube is lifted, else 0; there is no shaped reward."""
+        """Return `reward_scale` if the red cube is lifted, else 0; the reward is sparse."""
         return float(self.reward_scale or 1.0) if self._check_success() else 0.0
 
     def _check_success(self) -> bool:
-        """Return whether the red cube is lifted as high as Lift asks: 2 cm."""
+        """Return whether the red cube is lifted by 2 cm, as in Lift."""
         return bool(self.sim.data.body_xpos[self.cubeA_body_id][2] > self.table_offset[2] + 0.04)
 
     def check_failure(self) -> bool:
@@ -116,19 +119,19 @@ class PlayLift(FastRendering, Stack):
 
 
 def has_failed(env: Any) -> bool:
-    """Return whether an environment's task can no longer succeed; most have no such state."""
+    """Return whether the task can no longer succeed; most environments have no such state."""
     return bool(env.check_failure()) if hasattr(env, "check_failure") else False
 
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """What a dataset's environment is.
+    """Environment of a dataset.
 
     Args:
         task: one of `TASKS`.
         cameras: names of robosuite cameras; none means low-dimensional observations only.
-        size: height and width of every picture [pixel].
-        rendering: `fast` (our classes) or `full` (robosuite's own, where there is one).
+        size: height and width of every image [pixel].
+        rendering: `fast` (classes of this package) or `full` (robosuite's own, where there is one).
     """
 
     task: str
@@ -151,7 +154,7 @@ class EnvSpec:
             )
         if self.size < 1:
             raise DatasetError(
-                f"picture size {self.size}", "at least 1 pixel", "Choose another --size."
+                f"image size {self.size}", "at least 1 pixel", "Choose another --size."
             )
 
     def env_args(self) -> dict[str, Any]:
@@ -195,7 +198,7 @@ def _controller_config() -> dict[str, Any]:
 
 @contextmanager
 def quiet_robosuite() -> Iterator[None]:
-    """Keep robosuite's logger silent for a while."""
+    """Silence robosuite's logger within the block."""
     level = ROBOSUITE_DEFAULT_LOGGER.level
     ROBOSUITE_DEFAULT_LOGGER.setLevel("CRITICAL")
     try:
@@ -282,7 +285,7 @@ def read_observation(raw: dict[str, Any], env: Any) -> dict[str, np.ndarray]:
         env: the robosuite environment it came from.
 
     Returns:
-        Pictures (H, W, 3) uint8 with the first row on top (MuJoCo's come bottom row first),
+        Images (H, W, 3) uint8 with the first row on top (MuJoCo's have the bottom row first),
         `object` (n,), and every `robot0_*` key but the concatenated proprio-state.
     """
     obs = {name: np.ascontiguousarray(raw[name][::-1]) for name in camera_keys(env)}
@@ -295,7 +298,7 @@ def read_observation(raw: dict[str, Any], env: Any) -> dict[str, np.ndarray]:
 
 
 def camera_keys(env: Any) -> list[str]:
-    """Return the observation keys of an environment's pictures."""
+    """Return the observation keys of an environment's images."""
     return [f"{name}_image" for name in env.camera_names] if env.use_camera_obs else []
 
 

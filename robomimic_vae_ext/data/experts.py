@@ -1,11 +1,11 @@
 """Scripted demonstrators for Lift, Stack, PickPlaceCan and PlayLift.
 
 An expert has no memory: its action is a function of what a policy can also see (gripper position
-and opening, object positions), so that a policy without memory can imitate it from pictures. It
+and opening, object positions), so that a policy without memory can imitate it from images. It
 steers by one law, `action = gain * error / 5 cm`, towards a target that slides down a funnel: far
 from the object the target is above it, close to it the target is the object itself.
 
-A `Behaviour` adds what makes a dataset worth learning from: noise on the actions, and mistakes.
+A `Behaviour` adds noise on the actions, and mistakes.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Behaviour:
     """How one episode differs from the expert.
 
     Args:
-        name: of the dataset's mask for such episodes.
+        name: name of the dataset's mask for such episodes.
         noise: standard deviation of the noise on the six motion actions, in action units.
-        offset: how far beside the object the grasp goes [m].
-        offset_steps: after so many steps the offset is gone.
+        offset: horizontal error of the grasp [m].
+        offset_steps: number of steps after which the offset is 0.
         random: uniformly random actions instead of the expert's.
         toss: carry the object out of the workspace and drop it there (PickPlaceCan only).
     """
@@ -61,13 +61,13 @@ PLACED: Final = Behaviour("placed", noise=0.15)
 TOSSED: Final = Behaviour("tossed", noise=0.15, toss=True)
 
 # Episodes 2k and 2k + 1 of this quality start from the same state; the first succeeds, the second
-# throws the can away. As robomimic's Can-Paired: what to imitate, only the reward tells.
+# throws the can away. As robomimic's Can-Paired: only the reward says which one to imitate.
 PAIRED: Final = "paired"
 PAIRED_TASKS: Final = ("PickPlaceCan",)
 
 # Probability of each behaviour under each quality. Successful episodes, measured with seed 0 and
 # the tasks' own horizons: expert (60 episodes) Lift 60, Stack 59, PickPlaceCan 60; mixed (200
-# episodes) Lift 138, Stack 120, PickPlaceCan 127. Every dataset states its own rate in
+# episodes) Lift 138, Stack 120, PickPlaceCan 127. Every dataset has its own rate in
 # `data.attrs["notes"]`.
 QUALITIES: Final[dict[str, tuple[tuple[Behaviour, float], ...]]] = {
     "expert": ((CLEAN, 0.5), (NOISE_LOW, 0.5)),
@@ -111,14 +111,14 @@ def draw_behaviour(quality: str, rng: np.random.Generator, index: int) -> Behavi
 
 @dataclass(frozen=True)
 class Grasp:
-    """The part of a task that all three share: get the object between the fingers.
+    """The part that all tasks share: get the object between the fingers.
 
     Args:
         object_key: observation key of the object's position.
         height: of the grasp above the object's origin [m].
         reach: horizontal and vertical distance within which the fingers close [m].
         contact: the widest opening at which the fingers can touch the object [m].
-        held: the opening at which they hold it for certain [m].
+        held: the opening at which they certainly hold it [m].
     """
 
     object_key: str
@@ -173,13 +173,13 @@ class Expert:
         grasp = self.grasp
         point = obs[grasp.object_key] + self._offset + np.array([0.0, 0.0, grasp.height])
         error = point - obs["robot0_eef_pos"]
-        # An object that slips while it is lifted is below the gripper, and is still held.
+        # An object that slips while it is lifted is below the gripper, but still held.
         slack = SLIP if opening(obs) < grasp.contact else 0.0
         if np.hypot(error[0], error[1]) > grasp.reach or not (
             -grasp.reach - slack < error[2] < grasp.reach
         ):
             return funnel(point, error), OPEN
-        # From 0 to 1 while the fingers close: no pause, and no state that cannot be seen.
+        # From 0 to 1 while the fingers close: neither a pause nor a hidden state.
         grip = np.clip((grasp.contact - opening(obs)) / (grasp.contact - grasp.held), 0.0, 1.0)
         target, gripper = self._carry(obs) if grip > 0 else (point, CLOSE)
         return (1 - grip) * point + grip * target, gripper
@@ -207,12 +207,12 @@ class LiftExpert(Expert):
 
 
 class StackExpert(Expert):
-    """Grasps the red cube, puts it on the green one and lets go."""
+    """Grasps the red cube, puts it on the green one and releases it."""
 
     grasp = Grasp("cubeA_pos", height=0.0, reach=0.015, contact=0.060, held=0.050)
 
     def _decide(self, obs: dict[str, Any]) -> tuple[np.ndarray, float]:
-        """Let go of a cube that stands on the other, else grasp and carry."""
+        """Release a cube that is on top of the other, else grasp and carry."""
         above = obs["cubeA_pos"] - obs["cubeB_pos"]
         if np.hypot(above[0], above[1]) < 0.02 and CUBE_ON_CUBE - 0.01 < above[2] < LOW_ENOUGH:
             return obs["robot0_eef_pos"], OPEN
@@ -231,11 +231,11 @@ class PickPlaceCanExpert(Expert):
 
     @property
     def place(self) -> np.ndarray:
-        """Where the can is let go: (3,) [m]."""
+        """Where the can is released: (3,) [m]."""
         return CAN_TOSS if self.behaviour.toss else CAN_PLACE
 
     def _decide(self, obs: dict[str, Any]) -> tuple[np.ndarray, float]:
-        """Let go of a can that is over its place, else grasp and carry."""
+        """Release a can that is over its place, else grasp and carry."""
         beside = obs["Can_pos"][:2] - self.place[:2]
         if np.max(np.abs(beside)) < 0.05:
             return obs["robot0_eef_pos"], OPEN
@@ -247,7 +247,7 @@ class PickPlaceCanExpert(Expert):
 
 
 class PlayLiftExpert(LiftExpert):
-    """Lifts one of two cubes, each as often, whichever of them is rewarded."""
+    """Lifts one of two cubes at random; the reward does not matter."""
 
     cubes = (
         Grasp("cubeA_pos", height=0.0, reach=0.015, contact=0.060, held=0.050),
@@ -270,13 +270,12 @@ EXPERTS: Final[dict[str, type[Expert]]] = {
 def carry_over(obs: dict[str, Any], held: np.ndarray, goal: np.ndarray) -> np.ndarray:
     """Return the gripper's target (3,) that takes a held object to a place from above.
 
-    Sideways motion waits while the object is below the funnel, or it would run into what stands
-    between.
+    There is no sideways motion while the object is below the funnel, to avoid obstacles.
 
     Args:
         obs: raw observation.
         held: (3,) position of the object [m].
-        goal: (3,) where it shall go [m].
+        goal: (3,) its destination [m].
     """
     error = goal - held
     move = funnel(goal, error) - held

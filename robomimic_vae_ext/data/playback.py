@@ -3,8 +3,8 @@
 For robosuite's own `demo.hdf5` files (states and actions, no observations, no rewards) and for
 robomimic files whose observations lack a camera. The stored model XML is not used: XML of
 robosuite 1.4 does not load in 1.5. The states are put into the installed version's model, which
-has the same joints but may differ in sizes and colours. What a robomimic file has beside its
-observations (rewards, dones, masks, attributes) is kept.
+has the same joints but may differ in sizes and colours. Rewards, dones, masks and attributes of a
+robomimic file are kept.
 """
 
 from __future__ import annotations
@@ -20,10 +20,23 @@ import numpy as np
 from tqdm import tqdm
 
 from robomimic_vae_ext.data import envs
-from robomimic_vae_ext.data.copying import copy_attributes, copy_outside, copy_rest, new_file
-from robomimic_vae_ext.data.hdf5 import demo_names, find_group, list_names, open_dataset
-from robomimic_vae_ext.data.playback_env import build_replay_env, replay_env_args
-from robomimic_vae_ext.data.robosuite_demos import Recording, put_state, read_recording
+from robomimic_vae_ext.data.hdf5 import (
+    copy_attributes,
+    copy_outside,
+    copy_rest,
+    demo_names,
+    find_group,
+    list_names,
+    new_file,
+    open_dataset,
+)
+from robomimic_vae_ext.data.robosuite_demos import (
+    Recording,
+    build_replay_env,
+    put_state,
+    read_recording,
+    replay_env_args,
+)
 from robomimic_vae_ext.data.schema import (
     check_compression,
     count_episodes,
@@ -36,7 +49,7 @@ GRIPPER_STEPS: Final = 10  # from open to closed
 
 @dataclass(frozen=True)
 class ReplayReport:
-    """What a replay found and did.
+    """Result of a replay.
 
     Args:
         path: of the new file.
@@ -48,7 +61,7 @@ class ReplayReport:
         largest: largest absolute action value before clipping.
         shifts: for each demonstration, k if action t + k leads from state t to state t + 1.
         dropped: number of actions that are left out, after the first success.
-        left_out: names of what the source has and the new file has not.
+        left_out: names of arrays of the source that the new file does not have.
     """
 
     path: Path
@@ -62,7 +75,7 @@ class ReplayReport:
     left_out: tuple[str, ...]
 
     def describe(self) -> str:
-        """Return what a person wants to read after a replay."""
+        """Return one line for the terminal."""
         shifted = sum(shift != 0 for shift in self.shifts)
         return (
             f"{self.path}: {self.demos} demonstrations, {self.transitions} transitions, "
@@ -81,31 +94,34 @@ def replay_dataset(
     size: int = 84,
     rendering: str = "fast",
     compress: str = "",
+    overwrite: bool = False,
 ) -> ReplayReport:
     """Replay a file of states and actions into a robomimic dataset.
 
     Rewards, dones, masks and attributes are kept where the file has them. Otherwise a
     demonstration ends at its first success, with reward 1 and done 1. As in robomimic's own
-    dataset_states_to_obs.py, the last action is played where the state after it is not recorded.
+    dataset_states_to_obs.py, the last action is simulated if the state after it is not recorded.
 
     Args:
         source: robosuite's demo.hdf5, or a robomimic dataset with states.
-        target: the file to make; it must not exist.
+        target: the file to write.
         cameras: to render; none makes a low-dimensional dataset.
-        size: of the pictures [pixel].
-        rendering: `fast` takes our environment class where there is one, `full` robosuite's own.
-        compress: `gzip`, `lzf` or empty, for pictures.
+        size: height and width of the images [pixel].
+        rendering: `fast` uses this package's environment class if there is one, `full` robosuite's.
+        compress: `gzip`, `lzf` or empty, for images.
+        overwrite: an existing target may be replaced.
 
     Returns:
-        What was found and done.
+        A report.
 
     Raises:
-        DatasetError: the file is not of this kind, or its states do not fit the model.
+        OutputError: `target` exists already, or is the source.
+        DatasetError: the file has no states, or they do not fit the installed model.
     """
     check_compression(compress)
     with (
         open_dataset(source) as old,
-        new_file(target) as unfinished,
+        new_file(target, source, overwrite) as unfinished,
         h5py.File(unfinished, "r+") as new,
     ):
         names = demo_names(old, source)
@@ -177,8 +193,8 @@ def replay_demo(env: Any, recording: Recording) -> dict[str, Any]:
 
 
 def state_after(env: Any, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
-    """Return the state that the last action leads to from the last state."""
-    # Fingers go on towards where earlier actions sent them, which states do not tell.
+    """Return the state after the last action."""
+    # The fingers' target depends on earlier actions and is not part of the state.
     start = max(0, len(actions) - 1 - GRIPPER_STEPS)
     put_state(env, states[start])
     for action in actions[start:-1]:
@@ -196,7 +212,7 @@ def _write_demo(
     episode: dict[str, Any],
     compress: str,
 ) -> set[str]:
-    """Write a replayed demonstration with what else the source has; return what is left out."""
+    """Write a replayed demonstration and copy its other arrays; return the names left out."""
     length = len(episode["actions"])
     for key, values in episode["obs"].items():
         write_observations(target, key, values, compress)

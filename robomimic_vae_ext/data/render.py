@@ -1,4 +1,4 @@
-"""Offscreen pictures with robosuite: fast, the same everywhere, and safe.
+"""Offscreen rendering with robosuite: fast, reproducible, and safe with several environments.
 
 Measured for one 84x84 frame with Mesa's software EGL on one core: 42-55 ms as robosuite ships the
 scene, 18 ms without reflections, about 10 ms without reflections and multisampling. The size of
@@ -24,7 +24,7 @@ _DEVICE: Final = "MUJOCO_EGL_DEVICE_ID"
 def simplify_rendering(root: ElementTree.Element) -> None:
     """Turn reflections and multisampling off in a MuJoCo model, in place.
 
-    The model is changed rather than the renderer, so that pictures are the same wherever the XML
+    The model is changed rather than the renderer, so that images are the same wherever the XML
     is loaded: in a rollout, in `playback_dataset.py`, or in MuJoCo's own viewer.
 
     Args:
@@ -45,10 +45,10 @@ def simplify_rendering(root: ElementTree.Element) -> None:
 class OwnContext(MjRenderContextOffscreen):
     """A render context that makes its own GL context current before it uses it.
 
-    robosuite leaves that to whoever came last. Two environments in one process then draw into
-    each other, and when the garbage collector finds an old render context, robosuite's `free`
-    releases the thread's current one, whichever that is: from then on pictures are whatever the
-    memory held, without any error.
+    robosuite does not. Two environments in one process then draw into each other's buffers, and
+    when an old render context is garbage collected, robosuite's `free` releases the current
+    context of the thread, even if it belongs to another environment: later images then have
+    undefined content, without any error.
     """
 
     def render(self, *args: Any, **kwargs: Any) -> None:
@@ -62,8 +62,8 @@ class OwnContext(MjRenderContextOffscreen):
         return super().read_pixels(*args, **kwargs)
 
     def __del__(self) -> None:
-        # Freed in another context, the numbers of our buffers would mean that context's buffers.
-        with suppress(Exception):  # a context that failed to start, or the end of the process
+        # Buffer numbers are per context: freed in another one, its buffers would be deleted.
+        with suppress(Exception):  # the context failed to start, or the process ends
             self.gl_ctx.make_current()
             super().__del__()
 
@@ -71,7 +71,7 @@ class OwnContext(MjRenderContextOffscreen):
 def own_render_context(env: Any) -> None:
     """Give a robosuite environment an `OwnContext`, if it renders offscreen and has none yet."""
     if env.has_offscreen_renderer and not isinstance(env.sim._render_context_offscreen, OwnContext):
-        # The old one goes first: what it releases at its end would else be the new one.
+        # The old one first: otherwise it would release the new one when it is deleted.
         env.sim._render_context_offscreen = None
         OwnContext(env.sim, device_id=env.render_gpu_device_id)  # registers itself with the sim
 
@@ -80,9 +80,9 @@ def own_render_context(env: Any) -> None:
 def _numbered_device() -> Iterator[None]:
     """Let robosuite render where CUDA_VISIBLE_DEVICES is empty, -1, or names GPUs by their UUID.
 
-    It takes that variable for the number of an EGL device; here it gets the first one. Only while
-    it makes the display of this process: it refuses to be imported, as by a worker, where the
-    device's number is not part of that variable.
+    robosuite reads that variable as the number of an EGL device; here it gets the first one. Only
+    while the display of this process is created: robosuite refuses to be imported, for example by
+    a worker, if MUJOCO_EGL_DEVICE_ID is not part of CUDA_VISIBLE_DEVICES.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     if all(device.strip().isdigit() for device in visible.split(",")) or _DEVICE in os.environ:
@@ -98,10 +98,10 @@ def _numbered_device() -> Iterator[None]:
 def require_rendering(
     otherwise: str = "leave the cameras out for low-dimensional data",
 ) -> None:
-    """Render one tiny picture, to learn now rather than in the middle of a run whether it works.
+    """Render one tiny image, to find out before a long run whether rendering works.
 
     Args:
-        otherwise: what to do without a renderer, for the error.
+        otherwise: what to do without a renderer, for the error message.
 
     Raises:
         SimulationError: no offscreen renderer; names the setting and the package that it needs.
@@ -112,8 +112,8 @@ def require_rendering(
             OwnContext(sim, device_id=-1)
         sim.render(width=8, height=8, camera_name="c")
         del sim
-        gc.collect()  # the probe must not be found later: see OwnContext
-    except Exception as error:  # PyOpenGL, EGL and mujoco each raise their own kinds
+        gc.collect()  # delete the test context now: see OwnContext
+    except Exception as error:  # PyOpenGL, EGL and mujoco raise different classes
         raise SimulationError(
             f"MuJoCo cannot render offscreen with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r} "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",

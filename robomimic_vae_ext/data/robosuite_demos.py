@@ -1,15 +1,20 @@
-"""Reads recordings of simulator states and actions, each action with the state it was taken in."""
+"""Reads recordings of simulator states and actions, and the environment that they belong to."""
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import h5py
 import numpy as np
 
-from robomimic_vae_ext.data.hdf5 import find_array, read_array
+from robomimic_vae_ext.data import envs
+from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE, convert_env_args
+from robomimic_vae_ext.data.hdf5 import find_array, read_array, read_env_args
 from robomimic_vae_ext.data.schema import STEP_ARRAYS
 from robomimic_vae_ext.errors import DatasetError
 
@@ -17,22 +22,21 @@ LOGGER: Final = logging.getLogger(__name__)
 
 PROBES: Final = 12  # steps that are simulated
 SHIFTS: Final = (0, 1, -1)
-# A shift must predict at least this much better than no shift. Measured on 54 recordings of ours,
-# shifted or not: the right shift leaves 0.06 to 0.36 of the error, a wrong one makes 1.2 to 16
-# times the error.
+# A shift must reduce the error to less than this share. Measured on 54 recordings, shifted or
+# not: the right shift has 0.06 to 0.36 of the error of no shift, a wrong one 1.2 to 16 times.
 CLEAR: Final = 0.6
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What is replayed of a demonstration.
+    """States and actions of a demonstration.
 
     Args:
         states: (T, S) or (T + 1, S).
         actions: (T, A), each taken in the state of the same index.
         rewards: (T,), if they were recorded.
         dones: (T,), if they were recorded.
-        shift: by which `actions` were off in the file.
+        shift: offset of `actions` in the file; see `ReplayReport`.
     """
 
     states: np.ndarray
@@ -43,18 +47,18 @@ class Recording:
 
 
 def read_recording(env: Any, demo: h5py.Group, where: str) -> Recording:
-    """Return what is to be replayed, each action with the state it was taken in.
+    """Return states and actions, each action with the state it was taken in.
 
-    Whether actions are off by a step is asked of raw recordings only: a file with observations,
-    rewards or dones is in robomimic's form already, where they belong to each other, and behaviour
-    with much noise or contact can make the shifted ones look better.
+    Only raw recordings are checked for actions that are off by one step: a file with observations,
+    rewards or dones is in robomimic's layout already, where they are aligned, and with much noise
+    or contact the check can prefer a wrong shift.
     """
     found = {key: find_array(demo, key, where) for key in STEP_ARRAYS}
     if found["states"] is None or found["actions"] is None:
         raise DatasetError(
             f"{where} has {', '.join(demo) or 'nothing'}",
             "states and actions",
-            "Only such recordings can be replayed.",
+            "Replay needs both.",
         )
     arrays = {
         key: read_array(array, f"{where}/{key}")
@@ -102,7 +106,7 @@ def read_recording(env: Any, demo: h5py.Group, where: str) -> Recording:
 
 
 def find_shift(env: Any, states: np.ndarray, actions: np.ndarray) -> int:
-    """Find out which action leads from one recorded state to the next, by simulating it.
+    """Find the offset of the actions that lead from one recorded state to the next, by simulation.
 
     Args:
         env: a robosuite environment.
@@ -110,9 +114,10 @@ def find_shift(env: Any, states: np.ndarray, actions: np.ndarray) -> int:
         actions: (T, A), in [-1, 1].
 
     Returns:
-        k in `SHIFTS` such that action t + k leads from state t to t + 1; 0 if that is not clear.
+        k in `SHIFTS` such that action t + k leads from state t to t + 1, or 0 if no other offset is
+        clearly better.
     """
-    # Where neighbouring actions differ most, the candidates can be told apart.
+    # Candidates differ most where neighbouring actions differ most.
     change = np.abs(np.diff(actions[:, :3], axis=0)).sum(axis=1)
     steps = [
         t for t in np.argsort(-change, kind="stable")[: 2 * PROBES] if 1 <= t < len(states) - 2
@@ -130,10 +135,10 @@ def find_shift(env: Any, states: np.ndarray, actions: np.ndarray) -> int:
 
 
 def put_state(env: Any, state: np.ndarray) -> None:
-    """Put the simulator into a recorded state."""
+    """Set the simulator to a recorded state."""
     env.sim.set_state_from_flattened(state)
     env.sim.forward()
-    # Controllers keep the pose that they saw last, and would aim the next action from there.
+    # Controllers keep the last pose that they read, and the next action would start from it.
     for robot in env.robots:
         for controller in robot.composite_controller.part_controllers.values():
             controller.update(force=True)
@@ -143,3 +148,84 @@ def gripper_position(env: Any) -> np.ndarray:
     """Return the position (3,) of the first arm's gripper [m]."""
     robot = env.robots[0]
     return np.array(env.sim.data.site_xpos[robot.eef_site_id[robot.arms[0]]])
+
+
+def replay_env_args(
+    file: h5py.File, source: Path, cameras: Sequence[str], size: int, rendering: str
+) -> dict[str, Any]:
+    """Return environment metadata for the installed robosuite, from robomimic's or robosuite's.
+
+    Raises:
+        DatasetError: the file has neither, or the images cannot be rendered.
+    """
+    if size < 1:
+        raise DatasetError(f"image size {size}", "at least 1 pixel", "Choose another --size.")
+    attrs = file["data"].attrs if "data" in file else {}
+    if "env_args" in attrs or "env" not in attrs:
+        env_args = read_env_args(file, source)
+    else:
+        kwargs = _read_env_info(attrs.get("env_info", "{}"), source)
+        version = str(attrs.get("repository_version", "1.4.0"))
+        env_args = {
+            "env_name": kwargs.pop("env_name", str(attrs["env"])),
+            "env_version": version,
+            "type": ROBOMIMIC_ENV_TYPE,
+            "env_kwargs": kwargs,
+        }
+    env_args = convert_env_args(env_args)
+    # Environments of robosuite or others have one rendering, under both names.
+    names = {name: env_args["env_name"] for name in ("fast", "full")}
+    for ours in envs.ENVIRONMENTS.values():
+        names = ours if env_args["env_name"] in ours.values() else names
+    if rendering not in names:
+        raise DatasetError(
+            f"rendering {rendering!r}",
+            f"for {env_args['env_name']} one of {', '.join(names)}",
+            "Choose one of them with --rendering.",
+        )
+    env_args["env_name"] = names[rendering]
+    kwargs = env_args["env_kwargs"]
+    kwargs.update(
+        has_renderer=False,
+        has_offscreen_renderer=bool(cameras),
+        use_camera_obs=bool(cameras),
+        use_object_obs=True,
+        ignore_done=True,
+        reward_shaping=False,
+        hard_reset=False,
+        camera_depths=False,
+        control_freq=kwargs.get("control_freq", envs.CONTROL_FREQUENCY),
+    )
+    for key in ("camera_names", "camera_heights", "camera_widths"):
+        kwargs.pop(key, None)
+    if cameras:
+        kwargs.update(camera_names=list(cameras), camera_heights=size, camera_widths=size)
+    return env_args
+
+
+def _read_env_info(text: Any, source: Path) -> dict[str, Any]:
+    """Return robosuite's own environment metadata."""
+    try:
+        return dict(json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{source}: env_info is not a JSON object ({error})",
+            "the attribute that robosuite's DataCollectionWrapper writes",
+            "Repair this attribute of the group data.",
+        ) from error
+
+
+def build_replay_env(env_args: dict[str, Any], source: Path) -> Any:
+    """Return the environment after one reset."""
+
+    def refuse(reason: str) -> DatasetError:
+        return DatasetError(
+            f"{source}: robosuite cannot build {env_args['env_name']} ({reason})",
+            "env_args of an environment that the installed robosuite has",
+            "Correct the attribute env_args of the group data.",
+        )
+
+    with envs.bare_errors(refuse):
+        env = envs.build_env(env_args)
+    env.reset()
+    return env

@@ -27,7 +27,7 @@ STEP_ARRAYS: Final = ("actions", "rewards", "dones", "states")
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """Totals of a dataset that was written.
+    """Totals of a written dataset.
 
     Args:
         transitions: number of transitions.
@@ -39,7 +39,7 @@ class DatasetSummary:
 
 
 def write_episode(group: h5py.Group, episode: dict[str, Any]) -> None:
-    """Write one episode as `collect.run_episode` returns it: T + 1 observations, each once."""
+    """Write one episode from `run_episode`: T + 1 observations, each stored once."""
     for key, values in episode["obs"].items():
         group.create_dataset(f"obs/{key}", data=values)
     for key in STEP_ARRAYS:
@@ -56,15 +56,15 @@ def write_dataset(
     seed: int,
     compress: str = "",
 ) -> DatasetSummary:
-    """Join episode files to one robomimic dataset.
+    """Join episode files into one robomimic dataset.
 
     Args:
         path: of the file to write; replaced if it exists.
         episodes: files written by `write_episode`, in the order of the demonstrations.
         env_args: robomimic's environment metadata.
-        notes: JSON-able facts to keep in an attribute of `data`.
+        notes: JSON values to keep in an attribute of `data`.
         seed: of the split into train and valid.
-        compress: `gzip`, `lzf` or empty, for pictures.
+        compress: `gzip`, `lzf` or empty, for images.
 
     Returns:
         Totals.
@@ -88,7 +88,7 @@ def write_dataset(
 
 
 def count_episodes(behaviours: Sequence[str], successes: Sequence[bool]) -> dict[str, Any]:
-    """Return what a dataset's notes say of its episodes."""
+    """Return the counts of episodes and successes for a dataset's notes."""
     pairs = list(zip(behaviours, successes, strict=True))
     counts = {
         name: {
@@ -101,7 +101,7 @@ def count_episodes(behaviours: Sequence[str], successes: Sequence[bool]) -> dict
 
 
 def _copy_episode(source: h5py.File, target: h5py.Group, compress: str) -> int:
-    """Copy an episode, with next observations spelled out, and return its length."""
+    """Copy an episode, writing next observations explicitly; return its length."""
     length: int = source["actions"].shape[0]
     for key, values in source["obs"].items():
         write_observations(target, key, values[()], compress)
@@ -117,14 +117,14 @@ def write_observations(target: h5py.Group, key: str, values: np.ndarray, compres
     """Write T + 1 observations as `obs` and `next_obs` of T transitions."""
     options: dict[str, Any] = {}
     if compress and values.ndim == 4:
-        # One chunk a picture: training reads single time steps in random order.
+        # One chunk per image: training reads single time steps in random order.
         options = {"compression": compress, "chunks": (1, *values.shape[1:])}
     target.create_dataset(f"obs/{key}", data=values[:-1], **options)
     target.create_dataset(f"next_obs/{key}", data=values[1:], **options)
 
 
 def check_compression(compress: str) -> None:
-    """Raise a `DatasetError` if pictures cannot be compressed this way."""
+    """Raise a `DatasetError` if this is not a known compression."""
     if compress not in ("", "gzip", "lzf"):
         raise DatasetError(f"compression {compress!r}", "gzip or lzf", "Change or omit --compress.")
 
@@ -142,14 +142,14 @@ def make_masks(
         behaviours: name of every episode's behaviour.
         successes: whether it succeeded.
         seed: of the split.
-        starts: what names every episode's initial state; episodes that share one are never on both
-            sides of the split. None: all differ.
+        starts: identifies every episode's initial state; episodes with the same one are never on
+            both sides of the split. None: all differ.
         demos: names of the demonstrations; empty for demo_0, demo_1, ...
 
     Returns:
         `train` and `valid` (a tenth, at least one of two or more), one key per behaviour,
-        `success`, `failure`, and of each of these its share of the split, named as robomimic's
-        `split_train_val.py --filter_key` names them: `success_train`, `success_valid`, ...
+        `success`, `failure`, and the part of each of these in either split, named as by robomimic's
+        `split_train_val.py --filter_key`: `success_train`, `success_valid`, ...
     """
     count = len(behaviours)
     names = list(range(count)) if starts is None else [str(start) for start in starts]

@@ -1,8 +1,8 @@
 """Runs one episode of a scripted expert.
 
 An episode ends at its first success, with reward 1 and done 1, or at a failure that the
-environment knows, with reward 0 and done 1. One that reaches the horizon ends with done 0: running
-out of time is not a terminal state, and its value must still be bootstrapped.
+environment detects, with reward 0 and done 1. At the horizon it ends with done 0: a time-out is not
+a terminal state, and its value must be bootstrapped.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from robomimic_vae_ext.data import envs, experts
 from robomimic_vae_ext.data.schema import check_compression
 from robomimic_vae_ext.errors import DatasetError
 
-# [steps] Long enough for the expert to recover from a mistake, and no longer: an episode that
-# fails is as long as the horizon.
+# [steps] Just long enough for the expert to recover from a mistake: an episode that fails is as
+# long as the horizon.
 HORIZONS: Final = {"Lift": 80, "Stack": 120, "PickPlaceCan": 160, "PlayLift": 80}
 
 
 @dataclass(frozen=True)
 class CollectSettings:
-    """What to collect; the content of the dataset depends on nothing else.
+    """What to collect; the content of the dataset depends on these alone.
 
     Args:
         env: the environment.
         quality: one of `experts.QUALITIES`.
         n: number of episodes.
         seed: of the dataset.
-        horizon: [steps] after which an episode without success is cut; 0 takes the task's own.
-        compress: `gzip`, `lzf` or empty, for pictures.
+        horizon: [steps] after which an episode without success is cut; 0: the task's own.
+        compress: `gzip`, `lzf` or empty, for images.
     """
 
     env: envs.EnvSpec
@@ -78,8 +78,8 @@ def run_episode(env: Any, settings: CollectSettings, index: int) -> dict[str, An
         `obs`: one array (T + 1, ...) per key, the last one after the last action; `actions`
         (T, 7), `rewards` (T,), `dones` (T,), `states` (T, S), and `attrs`.
     """
-    # Both episodes of a pair have one start and one sequence of noise: they part where the
-    # behaviours do.
+    # Both episodes of a pair have the same start and the same noise: they differ from where the
+    # behaviours differ.
     key = index // 2 if settings.quality == experts.PAIRED else index
     env_seed, behaviour_seed = np.random.SeedSequence(settings.seed, spawn_key=(key,)).spawn(2)
     rng = np.random.default_rng(behaviour_seed)

@@ -1,8 +1,7 @@
 """Checks a robomimic dataset before anything is trained on it.
 
-Every problem is a `DatasetError` of one sentence that says what was found, what was expected and
-what to do. Of pictures only shapes and types are looked at, so that a dataset of several gigabytes
-takes a fraction of a second; whether their pixels can be read is asked for apart.
+The first problem raises a `DatasetError`. Of images only shapes and types are read, so that a
+dataset of several gigabytes takes a fraction of a second; reading their pixels is optional.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ ACTION_TOLERANCE: Final = 1e-6
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a valid dataset holds.
+    """Content of a valid dataset.
 
     Args:
         path: of the file.
@@ -65,7 +64,7 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class _Arrays:
-    """What was found in a demonstration: lengths, and whether rewards and dones are ever not 0."""
+    """Lengths of a demonstration, and whether its rewards and dones are ever nonzero."""
 
     length: int
     action_size: int
@@ -85,16 +84,16 @@ def validate_dataset(
 
     Args:
         path: of the HDF5 file.
-        obs_keys: observation keys that will be asked for; empty checks those that are there.
-        filter_keys: masks that will be asked for.
-        need_transitions: whether `next_obs`, `rewards` and `dones` must be there, as for any
+        obs_keys: observation keys that must exist; empty checks all keys of the file.
+        filter_keys: masks that must exist.
+        need_transitions: whether `next_obs`, `rewards` and `dones` must exist, as for any
             algorithm with a critic.
         strict_version: whether a dataset of another robosuite version is an error or a warning.
         rollouts: whether the environment will be made from it, see `check_version`.
-        read_pictures: whether to read the pixels of these keys too, which finds damage there.
+        read_pictures: whether to read the pixels of these keys too, which finds damaged files.
 
     Returns:
-        What the dataset holds.
+        Content of the dataset.
 
     Raises:
         DatasetError: the first problem found.
@@ -170,7 +169,7 @@ def _check_arrays(demo: h5py.Group, where: str, need_transitions: bool) -> _Arra
     found = find_array(demo, "actions", where)
     if found is None or found.ndim != 2 or 0 in found.shape:
         raise DatasetError(
-            f"{where}/actions is {'nothing' if found is None else found.shape}",
+            f"{where}/actions is {'missing' if found is None else found.shape}",
             "an array (T, A), T > 0 and A > 0",
             "Collect it again.",
         )
@@ -189,7 +188,7 @@ def _check_arrays(demo: h5py.Group, where: str, need_transitions: bool) -> _Arra
         raise DatasetError(
             f"{where}: num_samples is {count!r}",
             f"its number of actions, {length}",
-            f"Write it anew with {CONVERT}.",
+            f"Write it again with {CONVERT}.",
         )
     present = {}
     for key in ("rewards", "dones"):
@@ -222,34 +221,34 @@ def _check_arrays(demo: h5py.Group, where: str, need_transitions: bool) -> _Arra
 
 
 def _warn_of_zeros(path: Path, arrays: Sequence[_Arrays]) -> None:
-    """Warn of rewards or dones that are 0 in every demonstration: nothing can be learned of them.
+    """Warn of rewards or dones that are 0 in every demonstration, from which no critic can learn.
 
-    Not an error: an algorithm for imitation does not read them, and robomimic's time-out is no end.
+    Not an error: imitation does not read them, and a time-out is not a terminal state.
     """
     for key, effect in (
         ("rewards", "every value is 0"),
-        ("dones", "no episode ends, and values go on beyond the data"),
+        ("dones", "no episode ends, so every last value is bootstrapped"),
     ):
         if not any(array.present.get(key) for array in arrays):
-            LOGGER.warning("%s: %s are 0 at every step: for a critic, %s", path, key, effect)
+            LOGGER.warning("%s: %s are 0 at every step; for a critic: %s", path, key, effect)
 
 
 def _check_masks(
     file: h5py.File, path: Path, demos: set[str], wanted: Sequence[str]
 ) -> tuple[str, ...]:
-    """Check that masks name demonstrations that exist, each once; return the masks' names."""
+    """Check that masks name existing demonstrations, each once; return the masks' names."""
     masks = file.get("mask", {})
     split = "robomimic's split_train_val.py"
     if not isinstance(masks, (h5py.Group, dict)):
         raise DatasetError(
-            f"{path}: mask is an array", "a group of masks", f"Make it anew with {split}."
+            f"{path}: mask is an array", "a group of masks", f"Create the masks with {split}."
         )
     for name in wanted:
         if name not in masks:
             raise DatasetError(
                 f"{path} has no filter key {name!r}",
                 f"one of {list_names(masks) or 'none'}",
-                f"Choose another, or make train and valid with {split}.",
+                f"Choose another, or create train and valid with {split}.",
             )
     members = {name: _mask_members(masks.get(name), f"{path}: mask/{name}") for name in masks}
     for name, found in members.items():
@@ -259,8 +258,8 @@ def _check_masks(
             names = f"names {list_names(unknown or twice)}{'' if unknown else ' twice'}"
             raise DatasetError(
                 f"{path}: mask/{name} {names if found else 'is empty'}",
-                f"demonstrations that are there, each once (there are {len(demos)})",
-                f"Make the mask anew with {split}.",
+                f"names of its {len(demos)} demonstrations, each once",
+                f"Create the mask with {split}.",
             )
         # train and valid, success_train and success_valid, ...
         other = f"{name.removesuffix('train')}valid" if name.endswith("train") else ""
@@ -268,8 +267,8 @@ def _check_masks(
         if both:
             raise DatasetError(
                 f"{path}: mask/{name} and mask/{other} both name {list_names(sorted(both))}",
-                "demonstrations to validate on that are not trained on",
-                f"Make both anew with {split}.",
+                "validation demonstrations that are not in the training mask",
+                f"Create both with {split}.",
             )
     return tuple(masks)
 
@@ -281,6 +280,6 @@ def _mask_members(mask: Any, where: str) -> list[str]:
         raise DatasetError(
             f"{where} is {found}",
             "a list of names of demonstrations",
-            "Make the mask anew with robomimic's split_train_val.py.",
+            "Create the mask with robomimic's split_train_val.py.",
         )
     return [m.decode() if isinstance(m, bytes) else str(m) for m in read_array(mask, where)]

@@ -12,7 +12,7 @@ import numpy as np
 from robomimic_vae_ext.data.hdf5 import find_array, find_group, list_names, read_array
 from robomimic_vae_ext.errors import DatasetError
 
-CONVERT: Final = "scripts/convert_dataset.py IN OUT"
+CONVERT: Final = "lapo convert IN OUT"
 
 
 def reference_shapes(
@@ -24,14 +24,14 @@ def reference_shapes(
         demo: the first demonstration.
         where: its name for messages.
         path: of the dataset.
-        obs_keys: that must be there; empty for all that are.
+        obs_keys: keys that must exist; empty for all keys of the demonstration.
     """
     obs = find_group(demo, "obs", where)
     if not obs:
         raise DatasetError(
             f"{where} has no observations",
             "data/demo_N/obs/KEY",
-            f"Replay its states into observations with {CONVERT} --replay.",
+            f"If it has simulator states, make observations from them with {CONVERT} --replay.",
         )
     for key in obs_keys:
         if key in obs:
@@ -39,14 +39,14 @@ def reference_shapes(
         if key.endswith("_image"):
             cameras = [k.removesuffix("_image") for k in obs if k.endswith("_image")]
             raise DatasetError(
-                f"{path} has no pictures of camera {key.removesuffix('_image')!r}",
+                f"{path} has no images of camera {key.removesuffix('_image')!r}",
                 f"one of its cameras ({list_names(cameras) or 'none'})",
-                "Choose among these in observation.modalities, or collect with --cameras.",
+                "Use one of these in observation.modalities, or collect with --cameras.",
             )
         raise DatasetError(
             f"{path} has no observation {key!r}",
             f"one of its keys ({list_names(obs)})",
-            "Choose among these in observation.modalities.",
+            "Use one of these in observation.modalities.",
         )
     shapes = {}
     for key in obs_keys or sorted(obs):
@@ -54,7 +54,9 @@ def reference_shapes(
         shapes[key] = tuple(array.shape[1:])
         if 0 in shapes[key]:
             raise DatasetError(
-                f"{where}/obs/{key} is {array.shape}", "at least one number a step", "Leave it out."
+                f"{where}/obs/{key} is {array.shape}",
+                "at least one number per step",
+                "Leave it out.",
             )
         if len(shapes[key]) == 3:
             _check_picture(array, f"{where}/obs/{key}")
@@ -62,17 +64,17 @@ def reference_shapes(
 
 
 def _check_picture(array: h5py.Dataset, where: str) -> None:
-    """Check that pictures are what robomimic takes: (H, W, 3) of 0 to 255, or depth (H, W, 1)."""
+    """Check that images are uint8 (H, W, 3), or depth (H, W, 1), as robomimic reads them."""
     shape = tuple(array.shape[1:])
     if shape[-1] not in (1, 3):
         raise DatasetError(
-            f"{where} has pictures of shape {shape}",
+            f"{where} has images of shape {shape}",
             "(height, width, 3), or (height, width, 1) for depth",
             "Move the channels to the last axis." if shape[0] in (1, 3) else "Leave it out.",
         )
     if shape[-1] == 3 and array.dtype != np.uint8:
         raise DatasetError(
-            f"{where} has pictures of type {array.dtype}",
+            f"{where} has images of type {array.dtype}",
             "uint8 from 0 to 255, which robomimic divides by 255",
             "Write them as uint8, times 255 if they are in [0, 1].",
         )
@@ -87,16 +89,16 @@ def check_observations(
     need_next: bool,
     read_pictures: bool = False,
 ) -> None:
-    """Compare observations with those of the first demonstration; look for NaN.
+    """Compare observations with those of the first demonstration; find NaN and infinity.
 
     Args:
         demo: a demonstration.
         where: its name for messages.
         length: its number of actions.
-        reference: what `reference_shapes` returned.
+        reference: shapes from `reference_shapes`.
         first: name of the first demonstration.
-        need_next: whether `next_obs` must be there.
-        read_pictures: whether to read pictures of bytes too.
+        need_next: whether `next_obs` must exist.
+        read_pictures: whether to read uint8 images too.
     """
     for part in ("obs", "next_obs") if need_next else ("obs",):
         group = find_group(demo, part, where)
@@ -117,12 +119,12 @@ def check_observations(
             if array.shape != (length, *shape):
                 raise DatasetError(
                     f"{where}/{part}/{key} is {array.shape}",
-                    f"{(length, *shape)}, by its number of actions and data/{first}",
+                    f"{(length, *shape)}, from its number of actions and data/{first}",
                     "Leave out this demonstration or collect it again.",
                 )
             if len(shape) == 3:
                 _check_picture(array, f"{where}/{part}/{key}")
-            # Bytes are always finite: pictures of them, most of a file, are read only for damage.
+            # uint8 images, most of a file, are always finite: they are read only to find damage.
             if array.dtype.kind == "f" or len(shape) < 3 or read_pictures:
                 name = f"{where}/{part}/{key}"
                 check_finite(read_array(array, name), name)

@@ -191,7 +191,7 @@ def _part(file: h5py.File, name: str, part: str, kind: FrameKind, length: int) -
             f"{file.filename}: {where} is {frames.shape} of {frames.dtype}",
             f"{(length, *kind.shape)} of {kind.dtype}, by its number of transitions and the "
             "first demonstration",
-            "Check it with scripts/validate_dataset.py.",
+            "Check it with `lapo validate`.",
         )
     return frames.astype(kind.dtype, copy=False)
 

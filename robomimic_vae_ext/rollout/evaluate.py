@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from robomimic_vae_ext import files, provenance
+from robomimic_vae_ext import files, overrides, provenance
 from robomimic_vae_ext.rollout import (
     batch_policy,
     seeded_episode,
@@ -21,13 +21,12 @@ from robomimic_vae_ext.rollout import (
     worker_pool,
     worker_process,
 )
-from robomimic_vae_ext.rollout import overrides as config_settings
 
 VIDEO_FPS = 20  # = control frequency of our datasets: videos run in real time
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationResult:
     """Episodes of one checkpoint, in the order of their numbers."""
 
     agent: str
@@ -100,10 +99,10 @@ def evaluate(
     one_policy: bool | None = None,
     patience: worker_pool.Patience | None = None,
     settings: Mapping[str, Any] | None = None,
-) -> Evaluation:
+) -> EvaluationResult:
     """Play `n` seeded episodes. The same seed gives the same outcomes, with any `num_workers`.
 
-    Limits torch to one thread in this process, see `seeded_episode.use_one_thread`.
+    Limits torch to one thread meanwhile, see `seeded_episode.one_thread`.
 
     Args:
         agent: checkpoint written by robomimic, of any algorithm without goals.
@@ -116,40 +115,40 @@ def evaluate(
         device: torch device name.
         one_policy: whether one policy acts for all workers, see `batch_policy.policy_in_parent`.
         patience: with silent workers.
-        settings: values of the config other than those of the training; see `settings.apply`.
+        settings: values of the config other than those of the training; see `overrides.apply`.
 
     Raises:
         CheckpointError: the checkpoint cannot be used, or not with these settings.
         ConfigError: a setting's value is none that the algorithm knows.
         SimulationError: no renderer, or an episode whose workers died or hung again and again.
     """
-    seeded_episode.use_one_thread()
     settings = settings or {}
-    checkpoint = config_settings.apply(stored_policy.load_checkpoint(agent), settings)
-    runner = None
-    filmed = min(video_episodes, n) if video is not None else 0
-    if num_workers == 1 or filmed:
-        runner = seeded_episode.Runner(checkpoint, horizon, device, film=filmed > 0)
-    parts: list[Iterable[seeded_episode.Episode]] = []
-    if runner is not None and video is not None:
-        parts.append(_film(runner, filmed, seed, video))
-    rest = list(range(filmed, n))
-    if num_workers == 1 and runner is not None:
-        parts.append(runner.play(i, seeded_episode.episode_seed(seed, i)) for i in rest)
-    elif rest:
-        pool = worker_pool.Pool(min(num_workers, len(rest)), patience)
-        setup = worker_process.Setup(agent, horizon, device, settings=settings)
-        parts.append(_in_workers(pool, setup, checkpoint, one_policy, seed, rest))
-    played = []
-    with tqdm(total=n, desc="episodes", unit="episode") as bar:
-        for part in parts:
-            for episode in part:
-                played.append(episode)
-                bar.update()
-                bar.set_postfix(success=f"{sum(e.success for e in played)}/{len(played)}")
+    with seeded_episode.one_thread():
+        checkpoint = overrides.apply(stored_policy.load_checkpoint(agent), settings)
+        runner = None
+        filmed = min(video_episodes, n) if video is not None else 0
+        if num_workers == 1 or filmed:
+            runner = seeded_episode.Runner(checkpoint, horizon, device, film=filmed > 0)
+        parts: list[Iterable[seeded_episode.Episode]] = []
+        if runner is not None and video is not None:
+            parts.append(_film(runner, filmed, seed, video))
+        rest = list(range(filmed, n))
+        if num_workers == 1 and runner is not None:
+            parts.append(runner.play(i, seeded_episode.episode_seed(seed, i)) for i in rest)
+        elif rest:
+            pool = worker_pool.Pool(min(num_workers, len(rest)), patience)
+            setup = worker_process.Setup(agent, horizon, device, settings=settings)
+            parts.append(_in_workers(pool, setup, checkpoint, one_policy, seed, rest))
+        played = []
+        with tqdm(total=n, desc="episodes", unit="episode") as bar:
+            for part in parts:
+                for episode in part:
+                    played.append(episode)
+                    bar.update()
+                    bar.set_postfix(success=f"{sum(e.success for e in played)}/{len(played)}")
     played.sort(key=lambda episode: episode.index)
     config = json.loads(checkpoint["config"])
-    return Evaluation(
+    return EvaluationResult(
         agent=str(agent),
         env_name=checkpoint["env_metadata"]["env_name"],
         seed=seed,
@@ -175,7 +174,7 @@ def _in_workers(
             stored_policy.load_policy(checkpoint, str(target)), one_policy
         )
         act = policy and policy.act
-    setup = replace(setup, ask=act is not None)
+    setup = replace(setup, policy_in_parent=act is not None)
     tasks = [
         worker_process.Task(index, seeded_episode.episode_seed(seed, index)) for index in indices
     ]
@@ -198,6 +197,6 @@ def _film(
     os.replace(partial, path)
 
 
-def write_json(evaluation: Evaluation, path: Path) -> None:
+def write_json(evaluation: EvaluationResult, path: Path) -> None:
     """Write the summary; the file appears when it is complete."""
     files.write_json(path, evaluation.summary())

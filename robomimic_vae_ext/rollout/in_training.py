@@ -108,7 +108,9 @@ class TrainingRollouts:
         together = batch_policy.policy_in_parent(policy, wanted=None)
         with self._checkpoint(policy, env) as path:
             device = str(policy.policy.device)
-            setup = worker_process.Setup(path, horizon, device, film, ask=together is not None)
+            setup = worker_process.Setup(
+                path, horizon, device, film, policy_in_parent=together is not None
+            )
             played = log_utils.custom_tqdm(
                 pool.play(setup, tasks, together and together.act), total=len(tasks)
             )

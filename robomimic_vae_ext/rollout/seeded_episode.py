@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -229,10 +229,16 @@ def base_env(env: Any) -> Any:
     return env
 
 
-def use_one_thread() -> None:
-    """Limit torch to one thread in this process.
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Limit torch to one thread in this process while the block lasts.
 
     A batch of one observation gains nothing from more, and with the same number of threads in every
     process the same sums come out of the policy, to the bit.
     """
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

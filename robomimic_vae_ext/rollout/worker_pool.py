@@ -134,13 +134,13 @@ class Pool:
         setup: worker_process.Setup,
         tasks: Sequence[worker_process.Task],
         act: Act | None = None,
-    ) -> Iterator[worker_process.Done]:
+    ) -> Iterator[worker_process.EpisodeDone]:
         """Play episodes, yielding each as it ends, in any order.
 
         Args:
             setup: what the workers build.
             tasks: the episodes.
-            act: actions for the observations of all workers that wait; for `setup.ask`.
+            act: actions for the observations of all workers that wait, where the parent acts.
 
         Raises:
             SimulationError: an episode has failed `ATTEMPTS` times.
@@ -151,17 +151,17 @@ class Pool:
         try:
             while waiting or self._busy():
                 self._assign(setup, waiting)
-                questions = []
+                requests = []
                 for worker, message in self._listen():
                     if worker not in self._workers:  # removed by an earlier message
                         continue
                     worker.deadline = self._clock + self.patience.step
-                    if isinstance(message, worker_process.Done):
+                    if isinstance(message, worker_process.EpisodeDone):
                         worker.task = None
                         yield message
-                    elif isinstance(message, worker_process.Question):
-                        questions.append((worker, message.obs))
-                    elif isinstance(message, worker_process.Failed):
+                    elif isinstance(message, worker_process.ActionRequest):
+                        requests.append((worker, message.obs))
+                    elif isinstance(message, worker_process.WorkerError):
                         if message.error is not None:
                             raise message.error
                         self._repeat(worker, f"raised {message.reason}", waiting, failures)
@@ -169,7 +169,7 @@ class Pool:
                         worker.process.join()
                         code = worker.process.exitcode
                         self._repeat(worker, f"died with exit code {code}", waiting, failures)
-                self._answer(questions, act)
+                self._answer(requests, act)
                 for worker in self._busy():
                     if worker.deadline < self._clock:
                         self._repeat(worker, "gave no sign of life", waiting, failures)
@@ -208,12 +208,12 @@ class Pool:
         return messages
 
     @staticmethod
-    def _answer(questions: list[tuple[_Worker, dict[str, np.ndarray]]], act: Act | None) -> None:
-        if not questions:
+    def _answer(requests: list[tuple[_Worker, dict[str, np.ndarray]]], act: Act | None) -> None:
+        if not requests:
             return
         assert act is not None
-        actions = act([obs for _, obs in questions])
-        for (worker, _), action in zip(questions, actions, strict=True):
+        actions = act([obs for _, obs in requests])
+        for (worker, _), action in zip(requests, actions, strict=True):
             worker.send(action)
 
     def _repeat(

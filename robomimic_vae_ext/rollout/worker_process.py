@@ -18,8 +18,9 @@ import numpy as np
 import robomimic.algo.algo as algo_module
 import robomimic.utils.obs_utils as obs_utils
 
+from robomimic_vae_ext import overrides
 from robomimic_vae_ext.errors import VaeExtError
-from robomimic_vae_ext.rollout import overrides, seeded_episode, stored_policy
+from robomimic_vae_ext.rollout import seeded_episode, stored_policy
 
 BEAT: Final = 0.5  # a worker with its own policy says at most this often that it lives [s]
 
@@ -33,7 +34,7 @@ class Setup:
         horizon: steps of an episode; None takes the config's.
         device: of the worker's own policy; None takes the config's.
         film: whether episodes will be filmed.
-        ask: whether the parent's policy acts.
+        policy_in_parent: whether the parent's policy acts.
         settings: for `overrides.apply`.
     """
 
@@ -41,7 +42,7 @@ class Setup:
     horizon: int | None = None
     device: str | None = None
     film: bool = False
-    ask: bool = False
+    policy_in_parent: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -61,19 +62,19 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Question:
+class ActionRequest:
     """Asks for an action."""
 
     obs: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Alive:
+class Heartbeat:
     """Says that steps are being made."""
 
 
 @dataclass(frozen=True)
-class Done:
+class EpisodeDone:
     """The outcome of an episode, and its number."""
 
     index: int
@@ -81,7 +82,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Failed:
+class WorkerError:
     """An exception: ours as it is, for somebody else's the text."""
 
     error: VaeExtError | None
@@ -106,7 +107,7 @@ class AskingPolicy(algo_module.RolloutPolicy):
 
     def __call__(self, ob: dict[str, np.ndarray], goal: Any = None, **_: Any) -> np.ndarray:
         """Return the parent's action (A,)."""
-        self.connection.send(Question({key: ob[key] for key in self.keys}))
+        self.connection.send(ActionRequest({key: ob[key] for key in self.keys}))
         action: np.ndarray = self.connection.recv()
         return action
 
@@ -134,7 +135,7 @@ class ReportingPolicy(algo_module.RolloutPolicy):
         """Return the policy's action (A,)."""
         now = time.monotonic()
         if now - self._said > BEAT:
-            self.connection.send(Alive())
+            self.connection.send(Heartbeat())
             self._said = now
         action: np.ndarray = self.inner(ob=ob, goal=goal)
         return action
@@ -146,29 +147,29 @@ def serve(connection: Connection) -> None:
     Args:
         connection: to the parent; brings pairs of `Setup` and `Task`, takes the messages above.
     """
-    seeded_episode.use_one_thread()
-    setup: Setup | None = None
-    runner: seeded_episode.Runner | None = None
-    # The parent has ended, perhaps by SIGKILL: so does the worker.
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        while True:
-            wanted, task = connection.recv()
-            try:
-                if runner is None or wanted != setup:
-                    runner = _build(wanted, connection, runner)
-                    setup = wanted
-                outcome = _play(runner, task)
-            except (BrokenPipeError, ConnectionResetError):
-                raise
-            except VaeExtError as error:
-                connection.send(Failed(error, str(error)))
-                return
-            except Exception as error:
-                traceback.print_exc()
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                connection.send(Failed(None, reason))
-                return
-            connection.send(Done(task.index, outcome))
+    with seeded_episode.one_thread():
+        setup: Setup | None = None
+        runner: seeded_episode.Runner | None = None
+        # The parent has ended, perhaps by SIGKILL: so does the worker.
+        with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+            while True:
+                wanted, task = connection.recv()
+                try:
+                    if runner is None or wanted != setup:
+                        runner = _build(wanted, connection, runner)
+                        setup = wanted
+                    outcome = _play(runner, task)
+                except (BrokenPipeError, ConnectionResetError):
+                    raise
+                except VaeExtError as error:
+                    connection.send(WorkerError(error, str(error)))
+                    return
+                except Exception as error:
+                    traceback.print_exc()
+                    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                    connection.send(WorkerError(None, reason))
+                    return
+                connection.send(EpisodeDone(task.index, outcome))
 
 
 def _build(
@@ -176,16 +177,16 @@ def _build(
 ) -> seeded_episode.Runner:
     """Make policy and environment; another checkpoint of the same run keeps the environment."""
 
-    def ask(config: Any) -> AskingPolicy:
+    def ask_parent(config: Any) -> AskingPolicy:
         obs_utils.initialize_obs_utils_with_config(config)
         return AskingPolicy(connection, list(config.all_obs_keys))
 
     checkpoint = overrides.apply(stored_policy.load_checkpoint(setup.checkpoint), setup.settings)
     runner = seeded_episode.Runner(
         checkpoint, setup.horizon, setup.device, setup.film,
-        make_policy=ask if setup.ask else None, env=old and old.env,
+        make_policy=ask_parent if setup.policy_in_parent else None, env=old and old.env,
     )  # fmt: skip
-    if not setup.ask:
+    if not setup.policy_in_parent:
         runner.policy = ReportingPolicy(connection, runner.policy)
     return runner
 

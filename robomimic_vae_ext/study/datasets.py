@@ -36,7 +36,7 @@ def collect_settings(task: Task) -> Any:
     except (VaeExtError, TypeError) as error:
         raise ConfigError(
             f"tasks.{task.name}.collect: {error}".rstrip("."),
-            "what scripts/collect_dataset.py takes",
+            "what `lapo collect` takes",
             "Change it in the study's file.",
         ) from error
 

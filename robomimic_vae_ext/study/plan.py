@@ -122,11 +122,13 @@ def check_configs(study: Protocol) -> None:
     Raises:
         ConfigError: unknown algorithm, key or value.
     """
-    from robomimic_vae_ext import training
+    from robomimic_vae_ext import training_config
 
     for arm in study.arms:
         job = make_job(study, study.tasks[0], arm, study.seeds[0])
-        training.config_from(job.config, f"arms.{arm.name} ({arm.config.name} with its `set`)")
+        training_config.config_from(
+            job.config, f"arms.{arm.name} ({arm.config.name} with its `set`)"
+        )
     for task in study.tasks:
         if task.collect is not None:
             datasets.collect_settings(task)

@@ -206,11 +206,11 @@ def describe(dataset: Path, discount: float | None) -> dict[str, Any] | None:
 
 def _discount(study: Protocol, task: Task) -> float | None:
     """Discount of the reference arm; None for an algorithm without."""
-    from robomimic_vae_ext import training  # imports robomimic
+    from robomimic_vae_ext import training_config
 
     (arm,) = [arm for arm in study.arms if arm.name == study.reference_arm]
     job = plan.make_job(study, task, arm, study.seeds[0])
-    return training.config_from(job.config, f"arms.{arm.name}").algo.get("discount")
+    return training_config.config_from(job.config, f"arms.{arm.name}").algo.get("discount")
 
 
 def _csv_rows(summary: Summary) -> Iterator[tuple[Any, ...]]:

@@ -148,15 +148,15 @@ def _train(job: Job, folder: Path, device: torch.device) -> dict[str, Any]:
 
     config = folder / "config.json"
     files.write_json(config, training_config(job, folder, device.type == "cuda"))
-    flags = ["--config", str(config)]
     # Both: while one of them is written, the other one is whole.
     saved = [list(folder.glob(f"{RUN_NAME}/*/{name}.pth")) for name in ("last", "last_bak")]
     if compat.can_resume() and all(saved):
-        flags.append("--resume")
+        resume = True
     else:
+        resume = False
         shutil.rmtree(folder / RUN_NAME, ignore_errors=True)
     with _own_threads():
-        training.train(flags)
+        training.train(training.TrainOptions(str(config), resume=resume))
     checkpoints(job, folder)  # all there?
     return {"seconds": _training_seconds(folder), "precision": _precision(job, device)}
 
@@ -165,10 +165,10 @@ def _precision(job: Job, device: torch.device) -> str:
     """What the encoder's convolutions train in: on `auto`, LAPO's depends on the machine."""
     import torch
 
-    from robomimic_vae_ext import training
+    from robomimic_vae_ext import training_config
     from robomimic_vae_ext.lapo import speed
 
-    algo = training.config_from(job.config, job.name).algo
+    algo = training_config.config_from(job.config, job.name).algo
     choice = algo["speed"].bf16_encoder if "speed" in algo else "off"
     if speed.wants_bf16(choice, device):
         return "bfloat16"
@@ -284,8 +284,8 @@ def _play_missing(
     Returns:
         All episodes, in the order in which they were played.
     """
+    from robomimic_vae_ext.overrides import apply
     from robomimic_vae_ext.rollout import stored_policy
-    from robomimic_vae_ext.rollout.overrides import apply
     from robomimic_vae_ext.study import rollouts
 
     path = folder / name

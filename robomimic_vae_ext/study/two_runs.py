@@ -13,7 +13,7 @@ import numpy as np
 
 from robomimic_vae_ext import files, markdown
 from robomimic_vae_ext.errors import DatasetError
-from robomimic_vae_ext.rollout.overrides import at
+from robomimic_vae_ext.overrides import get_nested
 from robomimic_vae_ext.study import formatting, metrics, plots
 from robomimic_vae_ext.study.metrics import Series
 
@@ -46,7 +46,7 @@ class Run:
     @property
     def episodes(self) -> int:
         """Episodes in each of the run's rollouts; robomimic's default where it is not known."""
-        n = at(self.config, "experiment", "rollout", "n")
+        n = get_nested(self.config, "experiment", "rollout", "n")
         return n if isinstance(n, int) and n > 0 else 50
 
 
@@ -97,7 +97,7 @@ def read(path: Path, letter: str) -> Run:
         raise DatasetError(
             f"{file} cannot be read ({error})", "the config of the run", "Restore the file."
         ) from error
-    name = at(config, "experiment", "name") or folder.resolve().parent.name
+    name = get_nested(config, "experiment", "name") or folder.resolve().parent.name
     return Run(f"{letter}: {name}", folder, series, config)
 
 
@@ -202,9 +202,9 @@ def environment(run: Run) -> str | None:
 
     The dataset goes first: robomimic 0.5.0 names rollouts after the dataset's file.
     """
-    data = at(run.config, "train", "data")
+    data = get_nested(run.config, "train", "data")
     path = data[0] if isinstance(data, list) and data else data
-    path = at(path, "path") if isinstance(path, dict) else path
+    path = get_nested(path, "path") if isinstance(path, dict) else path
     if isinstance(path, str):
         try:
             with h5py.File(path, "r") as file:

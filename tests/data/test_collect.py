@@ -11,16 +11,19 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import h5py
 import numpy as np
 import pytest
 
+from robomimic_vae_ext.cli import verb_collect
 from robomimic_vae_ext.data import collect as collecting
+from robomimic_vae_ext.data import envs, experts
 from robomimic_vae_ext.data.collect import collect
 from robomimic_vae_ext.data.schema import make_masks
 from robomimic_vae_ext.data.validate import validate_dataset
-from robomimic_vae_ext.errors import DatasetError, SimulationError
+from robomimic_vae_ext.errors import DatasetError, OutputError, SimulationError
 from tests.conftest import run_script
 from tests.data.conftest import SCRIPTS, assert_same_content
 
@@ -135,7 +138,7 @@ def test_existing_file_is_kept(tmp_path: Path, make_settings: Any) -> None:
     out = tmp_path / "x.hdf5"
     out.write_text("precious")
     settings = make_settings(n=1, horizon=2)
-    with pytest.raises(DatasetError, match="--overwrite"):
+    with pytest.raises(OutputError, match="--overwrite"):
         collect(settings, out)
     assert out.read_text() == "precious"
     collect(settings, out, overwrite=True)
@@ -145,7 +148,7 @@ def test_existing_file_is_kept(tmp_path: Path, make_settings: Any) -> None:
 def test_a_folder_in_the_way_is_named_before_anything_is_collected(
     tmp_path: Path, make_settings: Any
 ) -> None:
-    with pytest.raises(DatasetError, match="is a folder; expected a file to make"):
+    with pytest.raises(OutputError, match="is a folder; expected a file to write"):
         collect(make_settings(n=1), tmp_path, overwrite=True)
 
 
@@ -155,7 +158,7 @@ def test_two_collectors_of_one_file_are_refused(tmp_path: Path, make_settings: A
     with collecting._alone(out.with_name("x.hdf5.partial")) as partial:
         (partial / "episode_000000.hdf5").touch()
         for flags in ({"overwrite": True}, {"resume": True}, {}):
-            with pytest.raises(DatasetError, match="is being filled by another process"):
+            with pytest.raises(DatasetError, match="is in use by another process"):
                 collect(make_settings(n=1), out, **flags)
         assert (partial / "episode_000000.hdf5").exists()
 
@@ -235,11 +238,33 @@ def test_one_episode_is_for_training() -> None:
     assert "valid" not in make_masks(["clean"], [True], 0)
 
 
-def test_script_reports_bad_input_in_one_line(tmp_path: Path) -> None:
-    done = run_script("collect_dataset.py", "--out", tmp_path / "x", "--env", "Door")
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--env", "Door"], "'Door'"),
+        (["--quality", "perfect"], "'perfect'"),
+        (["--quality", "paired"], "'paired'"),  # with another task than PickPlaceCan
+        (["--n", "0"], "--n 0"),
+        (["--workers", "0"], "--workers 0"),
+    ],
+)
+def test_bad_arguments_are_named(tmp_path: Path, words: list[str], named: str) -> None:
+    done = run_script("collect_dataset.py", "--out", tmp_path / "x", *words)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("collect_dataset.py: environment 'Door'")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("lapo collect: ") and named in last
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_file_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    with mock.patch.dict(sys.modules, {"robomimic_vae_ext.data.collect": None}):
+        assert run_script("collect_dataset.py", "--out", tmp_path / "x").returncode == 2
+
+
+def test_the_command_offers_what_there_is() -> None:
+    assert verb_collect.ENVIRONMENTS == envs.TASKS
+    assert tuple(experts.QUALITIES) == verb_collect.QUALITIES
 
 
 @pytest.mark.simulator
@@ -251,5 +276,7 @@ def test_a_false_start_leaves_nothing(tmp_path: Path, make_settings: Any) -> Non
 
 
 def test_a_folder_that_cannot_be_made_is_named(make_settings: Any) -> None:
-    with pytest.raises(DatasetError, match=r"/proc/nope/x.hdf5.partial cannot be made \(No such"):
+    with pytest.raises(
+        DatasetError, match=r"/proc/nope/x.hdf5.partial cannot be created \(No such"
+    ):
         collect(make_settings(n=1), Path("/proc/nope/x.hdf5"))

@@ -12,10 +12,11 @@ import h5py
 import numpy as np
 import pytest
 
+from robomimic_vae_ext.cli import main
 from robomimic_vae_ext.data.convert import complete_dataset
 from robomimic_vae_ext.data.env_args import convert_env_args
 from robomimic_vae_ext.data.validate import validate_dataset
-from robomimic_vae_ext.errors import DatasetError
+from robomimic_vae_ext.errors import DatasetError, OutputError
 from tests.data.conftest import SCRIPTS, content
 
 OLD_ARM: dict[str, Any] = {
@@ -99,8 +100,19 @@ def test_source_is_never_changed(tiny_dataset: Path, tmp_path: Path) -> None:
     before = tiny_dataset.read_bytes()
     complete_dataset(tiny_dataset, tmp_path / "new.hdf5", clip_actions=True)
     assert tiny_dataset.read_bytes() == before
-    with pytest.raises(DatasetError, match="exists already"):
-        complete_dataset(tiny_dataset, tiny_dataset)
+    with pytest.raises(OutputError, match="is the source"):
+        complete_dataset(tiny_dataset, tiny_dataset, overwrite=True)
+    assert tiny_dataset.read_bytes() == before
+
+
+def test_an_existing_target_is_replaced_on_request_only(tiny_dataset: Path, tmp_path: Path) -> None:
+    target = tmp_path / "new.hdf5"
+    target.write_text("precious")
+    with pytest.raises(OutputError, match="exists already"):
+        complete_dataset(tiny_dataset, target)
+    assert target.read_text() == "precious"
+    complete_dataset(tiny_dataset, target, overwrite=True)
+    assert validate_dataset(target).transitions == 9
 
 
 def test_env_args_to_15() -> None:
@@ -250,7 +262,7 @@ def test_chunks_fit_a_shorter_demonstration(
         ("obs/extra", np.zeros((5, 2)), "next_obs has the keys .*; expected those of obs"),
         ("actions", np.zeros((0, 7)), r"demo_0/actions is \(0, 7\)"),
         ("actions", np.full((5, 7), b"x"), r"demo_0/actions is of type \|S1"),
-        ("extra", h5py.SoftLink("/nowhere"), "demo_0/extra is a link to nothing"),
+        ("extra", h5py.SoftLink("/nowhere"), "demo_0/extra is a broken link"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(
@@ -263,7 +275,7 @@ def test_what_does_not_fit_is_one_sentence(
 
 
 def test_a_target_that_cannot_be_made_is_named(tiny_dataset: Path) -> None:
-    with pytest.raises(DatasetError, match=r"/proc/nope/x.hdf5 cannot be made"):
+    with pytest.raises(DatasetError, match=r"/proc/nope/x.hdf5 cannot be created"):
         complete_dataset(tiny_dataset, Path("/proc/nope/x.hdf5"))
 
 
@@ -292,11 +304,21 @@ def test_other_metadata_are_not_translated(env_args: dict[str, Any], message: st
         convert_env_args(env_args, "1.5.2")
 
 
+def test_the_target_is_named_once(tiny_dataset: Path, tmp_path: Path) -> None:
+    target = str(tmp_path / "new.hdf5")
+    assert main(["convert", str(tiny_dataset)]) == 2
+    assert main(["convert", str(tiny_dataset), target, "--out", target]) == 2
+    assert list(tmp_path.iterdir()) == [tiny_dataset]
+    assert main(["convert", str(tiny_dataset), "--out", target]) == 0
+    assert main(["convert", str(tiny_dataset), target]) == 2  # exists
+    assert main(["convert", str(tiny_dataset), target, "--overwrite"]) == 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--replay", "--compress", "foo"], "compression 'foo'"),
-        (["--replay", "--clip-actions"], "--clip-actions beside --replay"),  # would be ignored
+        (["--replay", "--compress", "foo"], "invalid choice: 'foo'"),
+        (["--replay", "--clip-actions"], "--clip-actions with --replay"),  # would be ignored
         (["--cameras", "agentview", "--size", "64"], "--cameras --size without --replay"),
         ([], "has no rewards"),
     ],
@@ -312,7 +334,7 @@ def test_script_reports_bad_input_in_one_line(
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("convert_dataset.py: ")
+    assert done.stderr.splitlines()[-1].startswith("lapo convert: ")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == [tiny_dataset]

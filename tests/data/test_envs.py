@@ -174,6 +174,6 @@ def test_no_renderer_is_one_clear_line(tmp_path: Path, workers: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=broken)
     assert done.returncode == 2, done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("collect_dataset.py: MuJoCo cannot render offscreen")
+    assert last.startswith("lapo collect: MuJoCo cannot render offscreen")
     assert "MUJOCO_GL=egl" in last and "libegl1" in last
     assert not (tmp_path / "x.hdf5").exists()

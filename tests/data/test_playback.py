@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 
 from robomimic_vae_ext.data.playback import replay_dataset
-from robomimic_vae_ext.data.playback_env import build_replay_env, replay_env_args
-from robomimic_vae_ext.data.robosuite_demos import gripper_position, put_state
+from robomimic_vae_ext.data.robosuite_demos import (
+    build_replay_env,
+    gripper_position,
+    put_state,
+    replay_env_args,
+)
 from robomimic_vae_ext.data.validate import validate_dataset
 from robomimic_vae_ext.errors import DatasetError
 from tests.data.conftest import content
@@ -229,7 +233,7 @@ def test_observations_that_are_not_made_anew_are_named(lift_images: Path, tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "picture size 0"),
+        ({"size": 0}, "image size 0"),
         ({"rendering": "foo"}, "rendering 'foo'; expected for LiftFast one of fast, full"),
         ({"compress": "foo"}, "compression 'foo'"),
     ],
@@ -245,7 +249,7 @@ def test_bad_options(
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("env_name", "Nowhere", "robosuite cannot make Nowhere"),
+        ("env_name", "Nowhere", "robosuite cannot build Nowhere"),
         ("env_kwargs", None, "env_kwargs null"),
         ("type", 2, "env_args of type 2"),
     ],

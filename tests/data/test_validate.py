@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
+from robomimic_vae_ext.cli import main
 from robomimic_vae_ext.data.validate import validate_dataset
 from robomimic_vae_ext.errors import DatasetError
 from tests.conftest import damage
@@ -112,7 +113,7 @@ BROKEN: dict[str, tuple[Callable[[h5py.File], None], str]] = {
         lambda f: replace(f, "data/demo_1/next_obs/agentview_image", np.zeros((4, 9, 8, 3))),
         "demo_1/next_obs/agentview_image",
     ),
-    "no actions": (drop("data/demo_1/actions"), "actions is nothing"),
+    "no actions": (drop("data/demo_1/actions"), "actions is missing"),
     "action size": (
         lambda f: replace(f, "data/demo_1/actions", np.zeros((4, 6))),
         "6 dimensions; expected 7",
@@ -132,9 +133,9 @@ BROKEN: dict[str, tuple[Callable[[h5py.File], None], str]] = {
         "demo_1/dones is NaN or infinite at step 1",
     ),
     "inf reward": (put("data/demo_0/rewards", 3, np.inf), "rewards is NaN or infinite at step 3"),
-    "no rewards": (drop("data/demo_1/rewards"), "has no rewards.*convert_dataset.py"),
-    "no dones": (drop("data/demo_1/dones"), "has no dones.*convert_dataset.py"),
-    "no next_obs": (drop("data/demo_1/next_obs"), "has no next_obs.*convert_dataset.py"),
+    "no rewards": (drop("data/demo_1/rewards"), "has no rewards.*lapo convert"),
+    "no dones": (drop("data/demo_1/dones"), "has no dones.*lapo convert"),
+    "no next_obs": (drop("data/demo_1/next_obs"), "has no next_obs.*lapo convert"),
     "dones length": (lambda f: replace(f, "data/demo_1/dones", np.zeros(3)), r"dones is \(3,\)"),
     "num_samples": (attribute("num_samples", 7, "data/demo_0"), "num_samples is 7"),
     "mask": (
@@ -158,15 +159,15 @@ BROKEN: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "masks array": (lambda f: replace(f, "mask", np.zeros(2)), "mask is an array"),
     "float pictures": (
         everywhere(PICTURES, lambda a: a / 255),
-        "agentview_image has pictures of type float64; expected uint8 from 0 to 255",
+        "agentview_image has images of type float64; expected uint8 from 0 to 255",
     ),
     "float pictures of one demo": (
         lambda f: replace(f, f"data/demo_1/obs/{PICTURES}", np.full((4, 8, 8, 3), np.nan)),
-        "demo_1/obs/agentview_image has pictures of type float64",
+        "demo_1/obs/agentview_image has images of type float64",
     ),
     "channels first": (
         everywhere(PICTURES, lambda a: np.moveaxis(a, -1, 1)),
-        r"pictures of shape \(3, 8, 8\).*last axis",
+        r"images of shape \(3, 8, 8\).*last axis",
     ),
     "NaN depth": (
         everywhere(PICTURES, lambda a: np.full((*a.shape[:-1], 1), np.nan)),
@@ -179,7 +180,7 @@ BROKEN: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "empty observation": (everywhere("robot0_eef_pos", lambda a: a[:, :0]), r"is \(5, 0\)"),
     "observation group": (group("data/demo_1/obs/robot0_eef_pos"), "robot0_eef_pos is a group"),
     "first observation group": (group("data/demo_0/obs/robot0_eef_pos"), "is a group"),
-    "observation link": (link("data/demo_1/obs/robot0_eef_pos"), "is a link to nothing"),
+    "observation link": (link("data/demo_1/obs/robot0_eef_pos"), "is a broken link"),
     "next_obs array": (
         lambda f: replace(f, "data/demo_1/next_obs", np.zeros((4, 3))),
         "demo_1/next_obs is an array; expected a group",
@@ -195,7 +196,7 @@ BROKEN: dict[str, tuple[Callable[[h5py.File], None], str]] = {
         r"actions is \(5, 0\)",
     ),
     "reward group": (group("data/demo_0/rewards"), "rewards is a group"),
-    "demo link": (link("data/demo_7"), "data/demo_7 is a link to nothing"),
+    "demo link": (link("data/demo_7"), "data/demo_7 is a broken link"),
     "num_samples array": (
         attribute("num_samples", np.array([5, 5]), "data/demo_0"),
         r"num_samples is \[5, 5\]",
@@ -279,7 +280,7 @@ def test_truncated_file(tiny_dataset: Path, keep: int) -> None:
 def test_asked_for_key_lists_available_ones(tiny_dataset: Path) -> None:
     with pytest.raises(DatasetError, match="agentview_image, robot0_eef_pos"):
         validate_dataset(tiny_dataset, obs_keys=["object"])
-    with pytest.raises(DatasetError, match=r"no pictures of camera 'frontview'.*\(agentview\)"):
+    with pytest.raises(DatasetError, match=r"no images of camera 'frontview'.*\(agentview\)"):
         validate_dataset(tiny_dataset, obs_keys=["frontview_image"])
     with pytest.raises(DatasetError, match="no filter key 'success'"):
         validate_dataset(tiny_dataset, filter_keys=["success"])
@@ -319,6 +320,15 @@ def test_an_old_version_is_known_by_number_or_controllers(
         validate_dataset(tiny_dataset, rollouts=True)
 
 
+def test_every_file_is_checked(
+    tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", str(tmp_path / "none.hdf5"), str(tiny_dataset)]) == 2
+    out, err = capsys.readouterr()
+    assert f"{tiny_dataset}: valid" in out and "none.hdf5" in err
+    assert err.count("\n") == 1
+
+
 def test_script_exit_codes(tiny_dataset: Path) -> None:
     command = [sys.executable, str(SCRIPTS / "validate_dataset.py"), str(tiny_dataset)]
     good = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -328,7 +338,7 @@ def test_script_exit_codes(tiny_dataset: Path) -> None:
         [*command, "--obs-keys", "object"], capture_output=True, text=True, check=False
     )
     assert bad.returncode == 2
-    assert bad.stderr.startswith("validate_dataset.py: ") and bad.stderr.count("\n") == 1
+    assert bad.stderr.startswith("lapo validate: ") and bad.stderr.count("\n") == 1
     damage(tiny_dataset, f"data/demo_0/obs/{PICTURES}")
     read = subprocess.run(
         [*command, "--read-pictures"], capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""Evaluation: statistics, seeds, bad checkpoints, and real episodes of a real checkpoint."""
+"""EvaluationResult: statistics, seeds, bad checkpoints, and real episodes of a real checkpoint."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from robomimic_vae_ext import overrides
 from robomimic_vae_ext.errors import CheckpointError, ConfigError, SimulationError
-from robomimic_vae_ext.rollout import overrides, seeded_episode, stored_policy
-from robomimic_vae_ext.rollout.evaluate import Evaluation, evaluate, wilson_interval
+from robomimic_vae_ext.rollout import seeded_episode, stored_policy
+from robomimic_vae_ext.rollout.evaluate import EvaluationResult, evaluate, wilson_interval
 from tests.conftest import run_script
 
 
@@ -35,9 +36,11 @@ def test_episode_seeds_differ_and_depend_on_both_numbers() -> None:
 
 def test_the_sentence_says_what_was_measured() -> None:
     played = tuple(seeded_episode.Episode(i, i, i < 3, 10, float(i < 3), 0.1) for i in range(4))
-    sentence = Evaluation("a.pth", "Lift", 5, 80, played).sentence()
+    sentence = EvaluationResult("a.pth", "Lift", 5, 80, played).sentence()
     assert "3/4 = 75%" in sentence and "95 % interval" in sentence and "seed 5" in sentence
-    changed = Evaluation("a.pth", "Lift", 5, 80, played, {"algo.actor.rollout_latent": "zero"})
+    changed = EvaluationResult(
+        "a.pth", "Lift", 5, 80, played, {"algo.actor.rollout_latent": "zero"}
+    )
     assert changed.sentence() == sentence + ", algo.actor.rollout_latent = zero"
     assert changed.summary()["settings"] == {"algo.actor.rollout_latent": "zero"}
 

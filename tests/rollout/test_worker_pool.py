@@ -95,7 +95,7 @@ def test_a_worker_that_dies_or_hangs_is_replaced(
     ask: bool,
 ) -> None:
     policy = batch_policy.BatchPolicy(make_policy("lapo"))
-    setup = worker_process.Setup(checkpoint("lapo"), device="cpu", ask=ask)
+    setup = worker_process.Setup(checkpoint("lapo"), device="cpu", policy_in_parent=ask)
     victims: list[int] = []
     asked = 0
 
@@ -131,7 +131,7 @@ def test_one_policy_with_full_batches_is_what_it_is_alone(
         stored_policy.load_checkpoint(checkpoint("lapo")), make_policy=lambda config: policy
     )
     alone = [outcome(runner.play(task.index, task.seed)) for task in TASKS]
-    setup = worker_process.Setup(checkpoint("lapo"), device="cpu", ask=True)
+    setup = worker_process.Setup(checkpoint("lapo"), device="cpu", policy_in_parent=True)
     assert play(pool, setup, policy.act) == alone
 
 
@@ -150,7 +150,7 @@ def test_an_episode_whose_environment_raises_is_repeated(
             actions[0] = np.zeros(3)  # which makes robosuite raise
         return actions
 
-    setup = worker_process.Setup(checkpoint("lapo"), device="cpu", ask=True)
+    setup = worker_process.Setup(checkpoint("lapo"), device="cpu", policy_in_parent=True)
     assert play(pool, setup, act) == undisturbed
     assert [r.message for r in caplog.records if "raised" in r.message]
 
@@ -172,7 +172,7 @@ def test_a_pool_serves_one_order_after_the_other(
 def test_three_failures_are_one_sentence(
     checkpoint: Checkpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
-    setup = worker_process.Setup(checkpoint("lapo"), device="cpu", ask=True)
+    setup = worker_process.Setup(checkpoint("lapo"), device="cpu", policy_in_parent=True)
     with (
         worker_pool.Pool(1, UNHURRIED) as pool,
         pytest.raises(SimulationError, match="episode 0 failed 3 times; at last") as caught,

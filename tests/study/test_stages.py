@@ -218,7 +218,8 @@ def test_values_in_rollouts_are_those_of_the_acting_policy(
 
 @pytest.mark.simulator
 def test_episodes_with_z_0_are_those_of_the_decoder_alone(finished: Path) -> None:
-    from robomimic_vae_ext.rollout import overrides, stored_policy
+    from robomimic_vae_ext import overrides
+    from robomimic_vae_ext.rollout import stored_policy
     from robomimic_vae_ext.study import rollouts
 
     job = jobs.read_job(finished)

@@ -1,7 +1,7 @@
-"""Results: one JSON file with raw times, the machine they were taken on, and ratios.
+"""Results: one JSON file with raw times, the machine, and ratios.
 
-The file is put together part by part; ratios are computed anew from the raw times whenever a part
-is added, so that they can never belong to other figures than those beside them.
+The file is written part by part. Ratios are computed from the raw times whenever a part is added,
+so that they always belong to the times beside them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from typing import Any
 
 import torch
 
-from robomimic_vae_ext import compat, files, provenance
-from robomimic_vae_ext.benchmark import scaling, steps, timing
-from robomimic_vae_ext.benchmark.errors import BenchmarkError
+from robomimic_vae_ext import compat, provenance
+from robomimic_vae_ext.benchmark import timing
+from robomimic_vae_ext.errors import BenchmarkError
 
-OURS = "lapo_critic"  # the owner that the method stands for
-HEADLINE = "resnet18"  # the setting that the goals are set for
+LIMIT = "encoder_alone"  # see `peers.EncoderAlone`
+OURS = "lapo_critic"  # the owner whose steps the ratios compare
+HEADLINE = "resnet18"  # the setting of the ratios
 PARTS = ("steps", "data", "train", "rollouts", "collect")
 PACKAGES = ("robosuite", "mujoco", "numpy", "h5py", "robomimic_vae_ext")
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures depend on besides our code."""
+    """Device, processor, threads and versions, on which the times depend."""
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions["robomimic"] = str(compat.robomimic_version())
     for package in PACKAGES:
@@ -45,18 +46,18 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def load(path: Path, found: dict[str, Any], fast: bool) -> dict[str, Any]:
+def load(path: Path | None, found: dict[str, Any], fast: bool) -> dict[str, Any]:
     """Read results to add to, or begin new ones.
 
     Args:
-        path: of the JSON file.
+        path: of the JSON file, if there is one.
         found: from `machine`.
         fast: whether the parts to come are a miniature.
 
     Raises:
-        BenchmarkError: damaged file, or results that must not be mixed with the parts to come.
+        BenchmarkError: the file is damaged, or of another device or size.
     """
-    if not path.exists():
+    if path is None or not path.exists():
         return {"fast": fast, "machine": found, "ratios": {}, "ratio_spreads": {}, "parts": {}}
     try:
         results: dict[str, Any] = json.loads(path.read_text())
@@ -70,7 +71,7 @@ def load(path: Path, found: dict[str, Any], fast: bool) -> dict[str, Any]:
     now = (fast, found["device"], found["device_name"])
     if there != now:
         raise BenchmarkError(
-            f"{path} holds results of (miniature, device, name) {there}",
+            f"{path} has results of (miniature, device, name) {there}",
             f"the same as now, {now}",
             "Choose another --out.",
         )
@@ -78,30 +79,22 @@ def load(path: Path, found: dict[str, Any], fast: bool) -> dict[str, Any]:
 
 
 def add(results: dict[str, Any], part: str, values: dict[str, Any]) -> None:
-    """Add a part that was measured just now, and compute all ratios anew."""
-    when = {
+    """Add a part that was just measured, and compute all ratios."""
+    results["parts"][part] = values | {
         "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "load_average": list(os.getloadavg()),
     }
-    results["parts"][part] = values | when
-    results["ratios"], results["ratio_spreads"] = {}, {}
-    for name, ratio in all_ratios(results["parts"]).items():
-        results["ratios"][name] = ratio.value
-        results["ratio_spreads"][name] = [ratio.low, ratio.high]
-
-
-def save(results: dict[str, Any], path: Path) -> None:
-    """Write the results; the file appears when it is complete."""
-    files.write_json(path, results)
+    ratios = all_ratios(results["parts"])
+    results["ratios"] = {name: ratio.value for name, ratio in ratios.items()}
+    results["ratio_spreads"] = {name: [ratio.low, ratio.high] for name, ratio in ratios.items()}
 
 
 def all_ratios(parts: dict[str, Any]) -> dict[str, timing.Ratio]:
-    """Headline ratios of the parts that are there."""
+    """Headline ratios of the measured parts."""
     ratios: dict[str, timing.Ratio] = {}
     if "steps" in parts:
         settings = parts["steps"]["settings"]
-        name = HEADLINE if HEADLINE in settings else next(iter(settings))
-        ratios |= step_ratios(settings[name])
+        ratios |= step_ratios(settings.get(HEADLINE) or next(iter(settings.values())))
     if "data" in parts:
         shares = [wait_share(ways["replay"]) for ways in parts["data"]["epochs"].values()]
         ratios["data_wait_share"] = max(shares)  # of the setting that waits most
@@ -112,15 +105,15 @@ def all_ratios(parts: dict[str, Any]) -> dict[str, timing.Ratio]:
 
 
 def step_ratios(setting: dict[str, Any]) -> dict[str, timing.Ratio]:
-    """How much longer each peer's step takes than ours, and ours than the encoder alone."""
+    """Time of each peer's step over ours, and of ours over the encoder alone."""
     seconds = {name: samples["seconds"] for name, samples in setting["step"].items()}
     ours = seconds[OURS]
     ratios = {
         f"steps_vs_{name}": timing.ratio(seconds[name], ours)
         for name in seconds
-        if name != steps.LIMIT and not name.startswith("lapo_")
+        if name != LIMIT and not name.startswith("lapo_")
     }
-    return ratios | {"step_over_limit": timing.ratio(ours, seconds[steps.LIMIT])}
+    return ratios | {"step_over_limit": timing.ratio(ours, seconds[LIMIT])}
 
 
 def wait_share(phases: dict[str, list[float]]) -> timing.Ratio:
@@ -128,11 +121,18 @@ def wait_share(phases: dict[str, list[float]]) -> timing.Ratio:
     return timing.ratio(phases["data"], phases["whole"])
 
 
+def running_seconds(part: dict[str, Any], workers: int) -> float | None:
+    """Seconds of the further episodes; None if the start-up varies by more."""
+    times = part["workers"][str(workers)]
+    seconds = timing.median(times["many_seconds"]) - timing.median(times["few_seconds"])
+    return seconds if seconds > 0 else None
+
+
 def speedups(part: dict[str, Any], name: str) -> dict[str, timing.Ratio]:
-    """One worker's time over several workers', for the same episodes.
+    """Time of one worker over that of several workers, for the same episodes.
 
     `NAME_N_workers` is of running episodes alone, `NAME_N_workers_whole` of the whole command with
-    its start-up. The former is missing where the start-up's noise is larger than what it measures.
+    its start-up. The former is missing if the start-up varies by more than the episodes take.
     """
     ratios: dict[str, timing.Ratio] = {}
     alone = part["workers"]["1"]
@@ -141,14 +141,14 @@ def speedups(part: dict[str, Any], name: str) -> dict[str, timing.Ratio]:
             continue
         whole = timing.ratio(alone["many_seconds"], times["many_seconds"])
         ratios[f"{name}_{text}_workers_whole"] = whole
-        one, several = (scaling.running_seconds(part, int(count)) for count in ("1", text))
+        one, several = (running_seconds(part, int(count)) for count in ("1", text))
         if one is not None and several is not None:
-            quotients = _running_pairs(alone, times) or [one / several]
+            quotients = _running_quotients(alone, times) or [one / several]
             ratios[f"{name}_{text}_workers"] = timing.of_rounds(quotients)
     return ratios
 
 
-def _running_pairs(alone: dict[str, Any], several: dict[str, Any]) -> list[float]:
+def _running_quotients(alone: dict[str, Any], several: dict[str, Any]) -> list[float]:
     """Speed-up within each round, of the rounds in which both differences are positive."""
     differences = [
         [many - few for many, few in zip(t["many_seconds"], t["few_seconds"], strict=True)]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from robomimic_vae_ext.benchmark import peers, report, steps, timing
+from robomimic_vae_ext.benchmark import bench_results, gradient_steps, peers, timing
 from robomimic_vae_ext.lapo.cores import NatureCNNCore
 
 CPU = torch.device("cpu")
@@ -20,16 +20,16 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_number_is_produced(setting: peers.Setting, short: None) -> None:
-    found = steps.measure(setting, CPU, rounds=2)
+    found = gradient_steps.measure(setting, CPU, rounds=2)
     names = {*peers.OURS, *peers.PEERS}
-    assert set(found["step"]) == {*names, steps.LIMIT}
+    assert set(found["step"]) == {*names, bench_results.LIMIT}
     assert set(found["log"]) == set(found["parameters"]) == names
     for sample in (*found["step"].values(), *found["log"].values()):
         assert len(sample["seconds"]) == 2 and min(sample["seconds"]) > 0
     assert found["step"]["td3_bc"]["calls"] % 2 == 0
-    ratios = report.step_ratios(found)
+    ratios = bench_results.step_ratios(found)
     assert {f"steps_vs_{name}" for name in peers.PEERS} | {"step_over_limit"} == set(ratios)
-    theirs, ours = (found["step"][name]["seconds"] for name in ("bcq", report.OURS))
+    theirs, ours = (found["step"][name]["seconds"] for name in ("bcq", bench_results.OURS))
     expected = sum(a / b for a, b in zip(theirs, ours, strict=True)) / 2  # a median of two
     assert ratios["steps_vs_bcq"].value == pytest.approx(expected)
 

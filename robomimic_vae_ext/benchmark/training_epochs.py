@@ -1,4 +1,4 @@
-"""Whole runs of the training script: where the time of an epoch goes."""
+"""Whole runs of `lapo train`: the phases of an epoch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from robomimic_vae_ext.benchmark import files, loading, peers, timing
-from robomimic_vae_ext.benchmark.errors import BenchmarkError
+from robomimic_vae_ext.benchmark import batch_loading, peers, synthetic_dataset, timing
+from robomimic_vae_ext.errors import BenchmarkError
 from robomimic_vae_ext.study import metrics
 
-SCRIPT = Path(__file__).parent.parent.parent / "scripts" / "train.py"
+TRAIN = (sys.executable, "-m", "robomimic_vae_ext", "train")
 STOCK_DATA = {"train": {"hdf5_cache_mode": "low_dim"}}
 
 # Run name to algorithm and what it changes.
@@ -31,15 +31,15 @@ RUNS: dict[str, tuple[str, Mapping[str, Any]]] = {
 
 @dataclass(frozen=True)
 class EpochsPlan:
-    """How much is trained.
+    """Sizes of the part `train`.
 
     Args:
         dataset: size of the synthetic dataset.
-        epochs: of a run; the first one warms up and is not counted, so at least two.
+        epochs: of a run, at least two: the first one is not counted.
         steps: gradient steps of an epoch.
     """
 
-    dataset: files.DatasetSize
+    dataset: synthetic_dataset.DatasetSize
     epochs: int
     steps: int
 
@@ -51,8 +51,8 @@ def measure(
 
     Args:
         setting: encoder and batch.
-        plan: how much.
-        device: where to train.
+        plan: sizes.
+        device: of the training.
         rounds: runs of each.
         folder: for dataset, configs and runs.
 
@@ -62,9 +62,9 @@ def measure(
     """
     first = peers.load_config(setting, peers.OURS[0])
     data = folder / "synthetic_train.hdf5"
-    files.write(data, peers.raw_shapes(first, setting.image_size), plan.dataset)
+    synthetic_dataset.write(data, peers.raw_shapes(first, setting.image_size), plan.dataset)
     times: dict[str, dict[str, list[float]]] = {
-        name: {phase: [] for phase in loading.PHASES} for name in RUNS
+        name: {phase: [] for phase in batch_loading.PHASES} for name in RUNS
     }
 
     def train(name: str) -> None:
@@ -99,7 +99,7 @@ def run_config(
     data: Path,
     output: Path,
 ) -> dict[str, Any]:
-    """Config file of a run: the setting's observations, and training alone."""
+    """Config of a run: the setting's observations, without rollouts and validation."""
     given = json.loads(setting.config.read_text())
     return {
         "algo_name": algo,
@@ -131,7 +131,7 @@ def _own_section(given: Mapping[str, Any], algo: str, changes: Mapping[str, Any]
 
 
 def run_training(config: Path, output: Path) -> Path:
-    """Run the training script on a config.
+    """Train with a config.
 
     Returns:
         The time-stamped folder of the run.
@@ -140,25 +140,25 @@ def run_training(config: Path, output: Path) -> Path:
         BenchmarkError: training failed.
     """
     result = subprocess.run(
-        [sys.executable, str(SCRIPT), "--config", str(config)],
+        [*TRAIN, "--config", str(config)],
         capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=config.parent,
     )  # fmt: skip
     runs = sorted(output.glob("benchmark/*"))
     if result.returncode != 0 or not runs:
-        said = [line for line in result.stderr.splitlines() if line.strip()]
+        lines = [line for line in result.stderr.splitlines() if line.strip()]
         raise BenchmarkError(
-            f"training with {config.name} failed ({said[-1] if said else 'no message'})",
+            f"training with {config.name} failed ({lines[-1] if lines else 'no message'})",
             "the run to finish",
-            "Run scripts/train.py with that config to see why.",
+            "Run `lapo train` with that config to see why.",
         )
     return runs[-1]
 
 
 def read_times(run: Path) -> dict[str, list[float]]:
-    """robomimic's own times of a run's epochs but the first: phase to seconds."""
+    """robomimic's times of all epochs of a run but the first: phase to seconds."""
     series = metrics.read_run(run)
     times = {}
-    for phase, name in loading.PHASES.items():
+    for phase, name in batch_loading.PHASES.items():
         minutes = series[name.replace("Time_", "Timing_Stats/Train_")].values
         times[phase] = [60 * value for value in minutes[1:]]
     return times

@@ -17,7 +17,7 @@ from robomimic_vae_ext.data import envs, schema
 
 @dataclass(frozen=True)
 class DatasetSize:
-    """How large a synthetic dataset is.
+    """Size of a synthetic dataset.
 
     Args:
         demos: number of demonstrations.
@@ -29,23 +29,23 @@ class DatasetSize:
 
 
 def write(path: Path, shapes: Mapping[str, tuple[int, ...]], size: DatasetSize) -> None:
-    """Write random demonstrations as the collection writes them.
+    """Write random demonstrations in the layout of `lapo collect`.
 
     Args:
         path: of the HDF5 file.
         shapes: key to (H, W, C), uint8, or (D,), float.
-        size: how much.
+        size: of the dataset.
     """
     rng = np.random.default_rng(0)
-    pictures = [key for key, shape in shapes.items() if len(shape) == 3]
-    spec = envs.EnvSpec("Lift", tuple(key.removesuffix("_image") for key in pictures))
+    cameras = [key.removesuffix("_image") for key, shape in shapes.items() if len(shape) == 3]
+    env_args = envs.EnvSpec("Lift", tuple(cameras)).env_args()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         episodes = []
         for index in range(size.demos):
             episodes.append(Path(folder) / f"{index}.hdf5")
             with h5py.File(episodes[-1], "w") as file:
                 schema.write_episode(file, _episode(rng, shapes, size.steps))
-        schema.write_dataset(path, episodes, spec.env_args(), {}, seed=0)
+        schema.write_dataset(path, episodes, env_args, {}, seed=0)
 
 
 def _episode(

@@ -1,6 +1,6 @@
-"""What batches cost: robomimic's SequenceDataset against our replay, in memory and on disk.
+"""Time and memory of batches: robomimic's SequenceDataset, `ReplayDataset` in memory and on disk.
 
-Both are served as stock train.py serves them: a DataLoader with the config's worker count.
+Both through a DataLoader, as in stock train.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import robomimic.utils.train_utils as train_utils
 import torch
 from torch.utils.data import DataLoader
 
-from robomimic_vae_ext.benchmark import files, peers, timing
+from robomimic_vae_ext.benchmark import peers, synthetic_dataset, timing
 
 # Changes of the config for each way to load.
 WAYS: dict[str, dict[str, Any]] = {
@@ -34,8 +34,7 @@ WAYS: dict[str, dict[str, Any]] = {
         "train": {"hdf5_cache_mode": "all"},
     },
 }
-# Whose share of waiting is measured inside training: ours, and the stock path that any image
-# dataset of some size needs.
+# Measured inside training too; the stock way is the one that fits large image datasets.
 TRAINED = ("replay", "stock_low_dim_cache")
 PHASES = {
     "data": "Time_Data_Loading",
@@ -48,15 +47,15 @@ PHASES = {
 
 @dataclass(frozen=True)
 class LoadingPlan:
-    """How much loading is measured.
+    """Sizes of the part `data`.
 
     Args:
-        dataset: size of the synthetic dataset; at least one batch of it.
-        batch_size: of the loading alone.
-        epoch_steps: gradient steps of an epoch of the loading inside training.
+        dataset: size of the synthetic dataset, at least one batch.
+        batch_size: of loading alone.
+        epoch_steps: gradient steps of an epoch of loading inside training.
     """
 
-    dataset: files.DatasetSize
+    dataset: synthetic_dataset.DatasetSize
     batch_size: int
     epoch_steps: int
 
@@ -71,19 +70,19 @@ def measure(
     """Measure loading alone, memory, and loading inside training.
 
     Args:
-        settings: encoders to train with; the first one's pictures make the dataset.
-        plan: how much.
-        device: where to train.
+        settings: encoders to train with; the first one's observations make the dataset.
+        plan: sizes.
+        device: of the training.
         rounds: samples of each.
         folder: for the dataset.
 
     Returns:
         `batch_size`, `transitions`, `raw_image_bytes`; `batch`: way to samples [s]; `memory`: way
-        to bytes held; `epochs`: setting to way to phase to one number a round [s].
+        to bytes; `epochs`: setting to way to phase to one number a round [s].
     """
     first = peers.load_config(settings[0], peers.OURS[0])
     path = folder / "synthetic.hdf5"
-    files.write(path, peers.raw_shapes(first, settings[0].image_size), plan.dataset)
+    synthetic_dataset.write(path, peers.raw_shapes(first, settings[0].image_size), plan.dataset)
     peers.announce_observations(first)
     memory, contenders = {}, []
     for way in WAYS:
@@ -135,12 +134,12 @@ def _endless(loader: DataLoader) -> Iterator[Any]:
 
 
 def held_bytes(root: Any) -> int:
-    """Bytes of all arrays and tensors that an object holds, shared memory counted once.
+    """Bytes of all arrays and tensors that an object refers to, shared memory counted once.
 
-    Files that are mapped into memory do not count: the operating system drops their pages at will.
+    Memory-mapped files do not count: the operating system can drop their pages.
 
     Args:
-        root: a dataset; its attributes, and what is in them, are followed.
+        root: a dataset; its attributes are followed recursively.
     """
     seen: set[int] = set()
     buffers: dict[int, int] = {}
@@ -169,7 +168,7 @@ def held_bytes(root: Any) -> int:
 
 
 def raw_image_bytes(path: Path, config: Any) -> int:
-    """Size of the pictures of a dataset, every observation once, as uint8."""
+    """Size of the images of a dataset as uint8, every observation once."""
     with h5py.File(path) as file:
         return sum(
             int(np.prod(demo[f"obs/{key}"].shape))
@@ -181,7 +180,7 @@ def raw_image_bytes(path: Path, config: Any) -> int:
 def _epochs(
     setting: peers.Setting, plan: LoadingPlan, device: torch.device, rounds: int, path: Path
 ) -> dict[str, dict[str, list[float]]]:
-    """Run robomimic's own epochs on both ways to load, in turn, and keep its time statistics."""
+    """Run robomimic's epochs with both ways to load, in turn; return its time statistics."""
     config = peers.load_config(setting, peers.OURS[0])
     model = peers.build(config, peers.raw_shapes(config, setting.image_size), device)
     loaders = {way: _loader(_dataset(setting, way, path), setting.batch_size) for way in TRAINED}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,21 +21,21 @@ from robomimic_vae_ext.rollout import evaluate
 
 
 class Work(NamedTuple):
-    """What a command did."""
+    """Result of a command."""
 
     frames: int  # environment steps
-    outcome: Any  # the same for any number of workers
+    outcome: Any  # must not depend on the number of workers
 
 
 @dataclass(frozen=True)
 class ScalingPlan:
-    """How many episodes are run.
+    """Numbers of episodes and workers.
 
     Args:
         workers: numbers of processes, 1 among them.
-        few: episodes of the short command, whose time is nearly all start-up.
+        few: episodes of the short command, which is mostly start-up.
         many: episodes of the long command.
-        horizon: steps of a rollout.
+        horizon: length of a rollout [steps].
     """
 
     workers: tuple[int, ...]
@@ -48,35 +49,37 @@ def scale(
 ) -> dict[str, Any]:
     """Time a command with few and with many episodes, for every number of workers.
 
-    The difference of the two times is what the further episodes take once everything runs, without
-    the start of processes, simulators and renderers, whose cost does not grow with the episodes.
+    The difference of both times is that of the further episodes, without the start of processes,
+    simulators and renderers, which does not depend on the number of episodes.
 
     Args:
-        run: takes workers and episodes; the first of many episodes are the few.
+        run: takes workers and episodes; the many episodes begin with the few.
         plan: numbers of both.
         rounds: samples of each.
         title: of the progress bar.
 
     Returns:
         `few`, `many`: episodes; `few_frames`, `many_frames`; `workers`: number of workers, as text,
-        to `few_seconds` and `many_seconds`, one number a round; `same_outcomes`: whether every
-        command had the result of the first one with as many episodes.
+        to `few_seconds` and `many_seconds`, one number a round; `same_outcomes`: whether all
+        commands with equally many episodes had the same result.
     """
     works: dict[int, list[Work]] = {plan.few: [], plan.many: []}
 
-    def contender(workers: int, episodes: int) -> timing.Contender:
-        def command() -> None:
-            works[episodes].append(run(workers, episodes))
+    def command(workers: int, episodes: int) -> None:
+        works[episodes].append(run(workers, episodes))
 
-        return timing.Contender(f"{workers} workers, {episodes} episodes", command)
-
-    pairs = [(workers, episodes) for workers in plan.workers for episodes in works]
-    samples = timing.interleave(
-        [contender(*pair) for pair in pairs], rounds, title=title, warm_up=False
-    )
-    seconds = {
-        pair: sample["seconds"] for pair, sample in zip(pairs, samples.values(), strict=True)
+    contenders = {
+        (workers, episodes): timing.Contender(
+            f"{workers} workers, {episodes} episodes", partial(command, workers, episodes)
+        )
+        for workers in plan.workers
+        for episodes in works
     }
+    samples = timing.interleave(list(contenders.values()), rounds, title=title, warm_up=False)
+
+    def seconds(workers: int, episodes: int) -> list[float]:
+        return list(samples[contenders[workers, episodes].name]["seconds"])
+
     return {
         "few": plan.few,
         "many": plan.many,
@@ -84,8 +87,8 @@ def scale(
         "many_frames": works[plan.many][0].frames,
         "workers": {
             str(workers): {
-                "few_seconds": seconds[workers, plan.few],
-                "many_seconds": seconds[workers, plan.many],
+                "few_seconds": seconds(workers, plan.few),
+                "many_seconds": seconds(workers, plan.many),
             }
             for workers in plan.workers
         },
@@ -93,22 +96,15 @@ def scale(
     }
 
 
-def running_seconds(part: dict[str, Any], workers: int) -> float | None:
-    """Seconds of the further episodes once everything runs; None where noise is larger."""
-    times = part["workers"][str(workers)]
-    seconds = timing.median(times["many_seconds"]) - timing.median(times["few_seconds"])
-    return seconds if seconds > 0 else None
-
-
 def measure_rollouts(
     setting: peers.Setting, plan: ScalingPlan, device: torch.device, rounds: int, folder: Path
 ) -> dict[str, Any]:
-    """Evaluate an untrained checkpoint on Lift with pictures.
+    """Evaluate an untrained checkpoint on Lift with images.
 
     Args:
         setting: encoder of the policy.
         plan: episodes and workers.
-        device: where the policy computes.
+        device: of the policy.
         rounds: samples of each.
         folder: for the checkpoint.
     """
@@ -134,19 +130,18 @@ def measure_collection(
     """Collect Lift with the setting's cameras.
 
     Args:
-        setting: cameras and picture size.
-        plan: episodes and workers; every dataset is thrown away.
+        setting: cameras and image size.
+        plan: episodes and workers.
         rounds: samples of each.
-        folder: for the datasets.
+        folder: for the datasets, which are deleted.
     """
     spec = _env_spec(setting)
 
     def run(workers: int, count: int) -> Work:
         out = folder / "collected.hdf5"
+        settings = CollectSettings(spec, "mixed", count)
         with contextlib.redirect_stderr(io.StringIO()):
-            report = collect.collect(
-                CollectSettings(spec, "mixed", count), out, workers, overwrite=True
-            )
+            report = collect.collect(settings, out, workers, overwrite=True)
         out.unlink()
         return Work(report.transitions, report.successes)
 
@@ -154,7 +149,7 @@ def measure_collection(
 
 
 def make_checkpoint(setting: peers.Setting, folder: Path) -> Path:
-    """Save an untrained policy as training would: timing needs a policy, not a good one."""
+    """Save an untrained policy as training would: its steps take as long as a trained one's."""
     config = peers.load_config(setting, peers.OURS[0])
     shapes = peers.raw_shapes(config, setting.image_size)
     model = peers.build(config, shapes, torch.device("cpu"))
@@ -166,16 +161,12 @@ def make_checkpoint(setting: peers.Setting, folder: Path) -> Path:
         "use_depths": False,  # robomimic 0.5.0
     }
     path = folder / "untrained.pth"
-    env_args = _env_spec(setting).env_args()
     with contextlib.redirect_stdout(io.StringIO()):
-        train_utils.save_model(model, config, env_args, meta, str(path))
+        train_utils.save_model(model, config, _env_spec(setting).env_args(), meta, str(path))
     return path
 
 
 def _env_spec(setting: peers.Setting) -> envs.EnvSpec:
-    keys: Sequence[str] = json.loads(setting.config.read_text())["observation"]["modalities"][
-        "obs"
-    ]["rgb"]
-    return envs.EnvSpec(
-        "Lift", tuple(key.removesuffix("_image") for key in keys), setting.image_size
-    )
+    keys = json.loads(setting.config.read_text())["observation"]["modalities"]["obs"]["rgb"]
+    cameras = tuple(key.removesuffix("_image") for key in keys)
+    return envs.EnvSpec("Lift", cameras, setting.image_size)

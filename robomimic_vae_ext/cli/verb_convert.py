@@ -1,0 +1,108 @@
+"""Complete or translate a dataset into a new file; the source is never changed.
+
+Without --replay: adds next_obs and dones where they are missing, on request also rewards, clips
+actions and translates env_args between robosuite 1.4 and 1.5. Everything else is copied.
+With --replay: renders recorded simulator states in the installed robosuite, for robosuite's
+demo.hdf5 (states and actions only) or for images of other cameras or another size.
+
+Examples:
+  lapo convert datasets/old.hdf5 datasets/new.hdf5 --clip-actions --robosuite installed
+  lapo convert demo.hdf5 datasets/demo.hdf5 --replay --cameras agentview robot0_eye_in_hand
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, Final
+
+from robomimic_vae_ext import errors, files
+
+_COMPLETE: Final = ("assume_success", "clip_actions", "robosuite_version")
+_REPLAY: Final = ("cameras", "size", "rendering", "compress")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `lapo convert`."""
+    parser.add_argument("source", type=Path, help="a robomimic dataset, or robosuite's demo.hdf5")
+    parser.add_argument("target", type=Path, nargs="?", help="the HDF5 file to write")
+    parser.add_argument("--out", type=Path, help="the same as target")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
+    complete = parser.add_argument_group("without --replay")
+    complete.add_argument(
+        "--assume-success",
+        action="store_true",
+        help="where rewards are missing: reward 1 at the end of every demonstration",
+    )
+    complete.add_argument("--clip-actions", action="store_true", help="to [-1, 1]")
+    complete.add_argument(
+        "--robosuite",
+        dest="robosuite_version",
+        metavar="VERSION",
+        help="translate env_args for this version of robosuite, or 'installed'",
+    )
+    replay = parser.add_argument_group("with --replay, which always clips actions")
+    replay.add_argument(
+        "--replay", action="store_true", help="make observations from recorded simulator states"
+    )
+    # No defaults here: a flag that was given without --replay is an error.
+    replay.add_argument("--cameras", nargs="*", help="to render (default: none, no images)")
+    replay.add_argument("--size", type=int, help="height and width of images [pixel] (default: 84)")
+    replay.add_argument(
+        "--rendering", choices=("fast", "full"), help="see lapo collect (default: fast)"
+    )
+    replay.add_argument("--compress", choices=("gzip", "lzf"), help="compression of images")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert the dataset; returns the exit code."""
+    target = _target(args)
+    options = _options(args)
+    files.check_output(target, args.overwrite)
+    report: Any
+    if args.replay:
+        from robomimic_vae_ext.data.playback import replay_dataset
+
+        report = replay_dataset(args.source, target, overwrite=args.overwrite, **options)
+    else:
+        from robomimic_vae_ext.data.convert import complete_dataset
+
+        report = complete_dataset(args.source, target, overwrite=args.overwrite, **options)
+    print(report.describe())
+    return 0
+
+
+def _target(args: argparse.Namespace) -> Path:
+    """Return the file to write, which is named once."""
+    named = [path for path in (args.target, args.out) if path is not None]
+    if len(named) != 1:
+        raise errors.ConfigError(
+            f"{len(named)} files to write",
+            "one, as `lapo convert SOURCE TARGET` or `lapo convert SOURCE --out TARGET`",
+            "Name it once.",
+        )
+    return Path(named[0])
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the flags that were given; refuse those of the other way to convert."""
+    given = {
+        name: getattr(args, name)
+        for name in (*_COMPLETE, *_REPLAY)
+        if getattr(args, name) not in (None, False)
+    }
+    ignored = [
+        "--" + name.removesuffix("_version").replace("_", "-")
+        for name in given
+        if (name in _REPLAY) != args.replay
+    ]
+    if ignored:
+        raise errors.ConfigError(
+            f"{' '.join(ignored)} {'with' if args.replay else 'without'} --replay",
+            "flags of one of the two ways to convert (see --help)",
+            f"Leave it out{', or convert in two runs' if args.replay else ', or add --replay'}.",
+        )
+    size = given.get("size", 1)
+    if size < 1:
+        raise errors.ConfigError(f"--size {size}", "at least 1 pixel", "Change --size.")
+    return given

@@ -19,8 +19,17 @@ from torch import Tensor, nn
 
 from robomimic_vae_ext import gradient_flow
 from robomimic_vae_ext.errors import CheckpointError, OwnershipError
-from robomimic_vae_ext.lapo import batches, gradients, heads, losses, obs_encoder, owners, speed
-from robomimic_vae_ext.lapo.owners import TARGET_OF
+from robomimic_vae_ext.lapo import (
+    auxiliary,
+    batches,
+    gradients,
+    heads,
+    losses,
+    obs_encoder,
+    owners,
+    speed,
+)
+from robomimic_vae_ext.lapo.owners import AUXILIARY_TARGET_OF, TARGET_OF
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +114,17 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
             layer_dims=config.actor.layer_dims,
             max_latent_action=config.actor.max_latent_action,
         )
-        for target, source in TARGET_OF.items():
+        self._target_of = dict(TARGET_OF)
+        if asked := auxiliary.active(config.encoder.auxiliary):
+            # After the others, which so begin with the same weights with it and without it.
+            self.nets["auxiliary"] = auxiliary.Auxiliary(
+                **dims,
+                action_dim=self.ac_dim,
+                layer_dims=config.encoder.auxiliary.layer_dims,
+                losses=asked,
+            )
+            self._target_of |= AUXILIARY_TARGET_OF
+        for target, source in self._target_of.items():
             self.nets[target] = deepcopy(self.nets[source]).requires_grad_(False)
         self.nets = self.nets.float().to(self.device)
         self._gradient_steps = 0
@@ -127,6 +146,9 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
             optimizer.param_groups[0]["name"] = name
             if self._rule.optimizer == name and encoder:
                 optimizer.add_param_group({"params": encoder, "name": "obs_encoder"})
+            if name == "critic" and "auxiliary" in self.nets:
+                weights = list(self.nets["auxiliary"].parameters())
+                optimizer.add_param_group({"params": weights, "name": "auxiliary"})
             speed.set_fused(optimizer, self.algo_config.speed.fused_optimizers)
             self.optimizers[name] = optimizer
             self.lr_schedulers[name] = torch_utils.lr_scheduler_from_optim_params(
@@ -174,18 +196,23 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
 
         Returns:
             `obs`, `next_obs`: key to (B, F, ...); `actions`: (B, A); `rewards`, `discounts`: (B,);
-            `goal_obs`: key to (B, ...) or None. Images still as the dataset has them.
+            `goal_obs`: key to (B, ...) or None; and what else `batches.Horizon` asks for. Images
+            still as the dataset has them.
         """
         if "discounts" not in batch:
-            config = self.algo_config
             batch = batches.reduce_windows(
-                batch, list(self.obs_shapes), self.frame_stack, config.n_step, config.discount
+                batch,
+                list(self.obs_shapes),
+                self.frame_stack,
+                batches.Horizon.of(self.algo_config),
             )
-        wanted = ("obs", "next_obs", "goal_obs", "actions", "rewards", "discounts")
+        needed = ("obs", "next_obs", "goal_obs", "actions", "rewards", "discounts")
+        optional = ("later", "action_window", "action_valid")
+        wanted = (*needed, *(key for key in optional if key in batch))
 
         def move(x: Tensor) -> Tensor:
             # uint8 images stay as they are: robomimic's postprocessing scales them to [0, 1].
-            dtype = x.dtype if x.dtype == torch.uint8 else torch.float32
+            dtype = x.dtype if x.dtype in (torch.uint8, torch.bool) else torch.float32
             # Only page-locked memory can be copied while the CPU goes on.
             return x.to(self.device, dtype, non_blocking=x.is_pinned())
 
@@ -230,7 +257,10 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
             v_outputs = self.nets["critic"].v_outputs(features)  # (B, K)
             v = self.nets["critic"].to_values(v_outputs)  # (B,)
             targets = self._targets(batch, features, next_features, v)
-            info = self._update_critic_and_vae(batch, features, v_outputs, targets, validate)
+            extra_loss, info = self._auxiliary_loss(batch, features, next_features)
+            info |= self._update_critic_and_vae(
+                batch, features, v_outputs, extra_loss, targets, validate
+            )
             info |= self._update_actor(features.detach(), validate)
         if validate:
             info["encoder/dead_features"] = obs_encoder.dead_share(features)
@@ -275,12 +305,15 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         batch: dict[str, Any],
         features: Tensor,
         v_outputs: Tensor,
+        extra_loss: Tensor | None,
         targets: Targets,
         validate: bool,
     ) -> dict[str, Any]:
         config, rule = self.algo_config, self._rule
         q_outputs = self.nets["critic"].q_outputs(features, batch["actions"])  # (2, B, K)
         critic_loss, info = self._critic_loss(q_outputs, v_outputs, targets)
+        if extra_loss is not None:
+            critic_loss = critic_loss + extra_loss
         vae_features = rule.features_for_vae(features, config.encoder.vae_grad_scale)
         reconstruction, mean, log_std = self.nets["actor_vae"](vae_features, batch["actions"])
         vae_loss, vae_info = losses.vae_loss(
@@ -308,6 +341,26 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
         q, v = critic.to_values(q_outputs), critic.to_values(v_outputs)
         return losses.critic_loss(q, v, targets.q, targets.v)
 
+    def _auxiliary_loss(
+        self, batch: dict[str, Any], features: Tensor, next_features: Tensor
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """What `algo.encoder.auxiliary` adds to the critic's loss; None without it."""
+        if "auxiliary" not in self.nets:
+            return None, {}
+        later = next_features
+        if "later" in batch:
+            with torch.no_grad(), obs_encoder.batch_norm_in_eval_mode(self.nets):
+                later = self.encode(batch["later"]["obs"], batch["goal_obs"])
+        return auxiliary.auxiliary_loss(
+            self.nets["auxiliary"],
+            self.nets["auxiliary_target"],
+            batch,
+            features,
+            later,
+            next_features,
+            self.algo_config.encoder.auxiliary,
+        )
+
     def _update_actor(self, features: Tensor, validate: bool) -> dict[str, Any]:
         with gradients.without_gradient(self.nets["critic"]):
             z = self.nets["actor"](features)
@@ -332,7 +385,7 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
 
     @torch.no_grad()
     def _update_targets(self) -> None:
-        for target, source in TARGET_OF.items():
+        for target, source in self._target_of.items():
             slow: list[Tensor] = list(self.nets[target].parameters())
             torch._foreach_lerp_(
                 slow, list(self.nets[source].parameters()), self.algo_config.target_tau
@@ -356,7 +409,7 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
     def set_train(self) -> None:
         """Set training mode; slow copies stay in eval mode."""
         super().set_train()
-        for name in TARGET_OF:
+        for name in self._target_of:
             self.nets[name].eval()
 
     # ---- rollouts ----

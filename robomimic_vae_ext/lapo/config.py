@@ -12,7 +12,7 @@ from typing import Any
 import robomimic.config.base_config as base_config
 
 from robomimic_vae_ext.errors import ConfigError
-from robomimic_vae_ext.lapo.owners import OWNERS
+from robomimic_vae_ext.lapo.owners import AUXILIARY, OWNERS
 
 NORMS = ("group_norm", "batch_norm", "frozen_batch_norm")
 ROLLOUT_LATENTS = ("actor", "zero")
@@ -89,6 +89,17 @@ class LAPOConfig(base_config.BaseConfig):
         # the critic's gradient away (the bug, kept as an arm to compare with). frozen: nobody.
         algo.encoder.owner = "joint"
         algo.encoder.vae_grad_scale = 1.0  # joint only; 0 is `critic`, 1 the plain sum
+        # Weights of losses that ask the encoder about actions, as part of the critic's loss; 0 is
+        # off. Owners critic and joint only. cloning: the action from the features. inverse: the
+        # action from the features and those inverse_steps later. dynamics: from the features and
+        # the actions of the window, the view of the features after it. reward: n-step reward, end.
+        algo.encoder.auxiliary.cloning = 0.0
+        algo.encoder.auxiliary.inverse = 0.0
+        algo.encoder.auxiliary.dynamics = 0.0
+        algo.encoder.auxiliary.reward = 0.0
+        # Up to n_step; None: n_step, whose features are computed anyway, others cost an encoding.
+        algo.encoder.auxiliary.inverse_steps = None
+        algo.encoder.auxiliary.layer_dims = [256]  # of each auxiliary head
         # BatchNorm sees other statistics in rollouts than in the loss, so its layers become
         # GroupNorm. frozen_batch_norm keeps pretrained statistics fixed; batch_norm lets them move.
         algo.encoder.norm = "group_norm"
@@ -287,6 +298,10 @@ def _look_up(config: Any, key: str) -> Any:
 INFINITY = float("inf")
 NUMBERS = {
     "algo.encoder.vae_grad_scale": (0.0, INFINITY),
+    "algo.encoder.auxiliary.cloning": (0.0, INFINITY),
+    "algo.encoder.auxiliary.inverse": (0.0, INFINITY),
+    "algo.encoder.auxiliary.dynamics": (0.0, INFINITY),
+    "algo.encoder.auxiliary.reward": (0.0, INFINITY),
     "algo.discount": (0.0, 1.0),
     "algo.target_tau": (0.0, 1.0),
     "algo.critic.doubleq_min": (0.0, 1.0),
@@ -307,7 +322,12 @@ WHOLE_NUMBERS = {
     "train.frame_stack": 1,
     "train.batch_size": 1,
 }
-LAYERS = ("algo.critic.layer_dims", "algo.vae.layer_dims", "algo.actor.layer_dims")
+LAYERS = (
+    "algo.encoder.auxiliary.layer_dims",
+    "algo.critic.layer_dims",
+    "algo.vae.layer_dims",
+    "algo.actor.layer_dims",
+)
 CHOICES = {
     "algo.encoder.owner": tuple(OWNERS),
     "algo.encoder.norm": NORMS,
@@ -367,6 +387,17 @@ def _check_encoder(encoder: Any) -> None:
     _require(ok, "algo.encoder.vae_grad_scale", encoder.vae_grad_scale, expected)
 
 
+def _check_auxiliary(auxiliary: Any, owner: str, n_step: int) -> None:
+    for name in AUXILIARY:
+        ok = auxiliary[name] == 0 or owner in ("critic", "joint")
+        expected = f"0 while algo.encoder.owner is {owner!r}: the critic's loss does not train it"
+        _require(ok, f"algo.encoder.auxiliary.{name}", auxiliary[name], expected)
+    steps = auxiliary.inverse_steps
+    ok = steps is None or (_is_whole(steps) and 1 <= steps <= n_step)
+    expected = f"null, or a whole number from 1 to algo.n_step ({n_step})"
+    _require(ok, "algo.encoder.auxiliary.inverse_steps", steps, expected)
+
+
 def _check_critic(critic: Any) -> None:
     bounds = critic.value_bounds
     pair = isinstance(bounds, list | tuple) and len(bounds) == 2 and all(map(_is_number, bounds))
@@ -424,6 +455,7 @@ def check_values(config: Any) -> None:
         folder is None or isinstance(folder, str), "algo.replay.folder", folder, "null or a folder"
     )
     _check_encoder(algo.encoder)
+    _check_auxiliary(algo.encoder.auxiliary, algo.encoder.owner, algo.n_step)
     _check_critic(algo.critic)
     needs = ("actions", "rewards", "dones")
     given = train.dataset_keys

@@ -19,7 +19,10 @@ TARGET_OF: Final = {
     "actor_vae_target": "actor_vae",
     "actor_target": "actor",
 }
+AUXILIARY_TARGET_OF: Final = {"auxiliary_target": "auxiliary"}  # with auxiliary losses only
 HEADS: Final = ("critic", "actor_vae", "actor")
+#: Losses below `algo.encoder.auxiliary`, see auxiliary.py.
+AUXILIARY: Final = ("cloning", "inverse", "dynamics", "reward")
 
 
 @dataclass(frozen=True)
@@ -66,17 +69,19 @@ class Owner:
         scaled: Tensor = ScaleGradient.apply(features, scale)
         return scaled
 
-    def contract(self, slow_copies_move: bool = True) -> dict[str, Any]:
+    def contract(self, slow_copies_move: bool = True, auxiliary: bool = False) -> dict[str, Any]:
         """What one training step is meant to do, as `gradient_flow.Contract.from_dict` takes it.
 
         Args:
             slow_copies_move: false for `algo.target_tau` = 0.
+            auxiliary: whether auxiliary losses are part of the critic's.
         """
         encoder = ["obs_encoder"] if self.trains_encoder else []
+        extra = ["auxiliary"] if auxiliary else []
         # For the owner `vae` the critic's gradient reaches the encoder as if it were to train it.
         # The contract asks that it does; the audit then names what discards it.
         drives = {
-            "critic": ["critic", *encoder],
+            "critic": ["critic", *encoder, *extra],
             "vae": ["actor_vae", *(encoder if self.vae_trains else [])],
         }
         # Every loss is stepped by the same helper: the method that calls it tells them apart.
@@ -89,11 +94,13 @@ class Owner:
         contract: dict[str, Any] = {
             "losses": losses,
             "owners": {head: head for head in HEADS}
-            | ({"obs_encoder": self.optimizer} if self.trains_encoder else {}),
+            | ({"obs_encoder": self.optimizer} if self.trains_encoder else {})
+            | dict.fromkeys(extra, "critic"),
         }
         if slow_copies_move:
+            copies = TARGET_OF | (AUXILIARY_TARGET_OF if auxiliary else {})
             contract["targets"] = {
-                copy: {"of": source, "every": 1} for copy, source in TARGET_OF.items()
+                copy: {"of": source, "every": 1} for copy, source in copies.items()
             }
         if not self.trains_encoder:
             contract["frozen"] = ["obs_encoder"]
@@ -122,4 +129,8 @@ def contract_data(algo_config: Any) -> dict[str, Any]:
     Returns:
         What `gradient_flow.Contract.from_dict` takes.
     """
-    return OWNERS[str(algo_config.encoder.owner)].contract(algo_config.target_tau != 0)
+    weights = algo_config.encoder.auxiliary
+    return OWNERS[str(algo_config.encoder.owner)].contract(
+        slow_copies_move=algo_config.target_tau != 0,
+        auxiliary=any(weights[name] > 0 for name in AUXILIARY),
+    )

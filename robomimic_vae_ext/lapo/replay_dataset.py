@@ -22,6 +22,7 @@ from robomimic_vae_ext.data import hdf5
 from robomimic_vae_ext.errors import ConfigError, DatasetError
 from robomimic_vae_ext.lapo import frames as frame_storage
 from robomimic_vae_ext.lapo import losses, prefetch
+from robomimic_vae_ext.lapo.batches import Horizon
 from robomimic_vae_ext.lapo.frames import GIB, FrameKind, Frames, Layout
 
 logger = logging.getLogger(__name__)
@@ -96,8 +97,7 @@ class ReplayDataset(Dataset):
     Args:
         sequences: robomimic's SequenceDataset of the same data, without cache; it keeps the demo
             list, masks and normalisation statistics.
-        n_step: transitions per target.
-        discount: gamma per step.
+        horizon: how far a training step looks ahead.
         storage: where pictures are and how much memory they may use.
         pin: whether batches go to a GPU, and so into page-locked memory.
 
@@ -107,13 +107,14 @@ class ReplayDataset(Dataset):
     """
 
     def __init__(
-        self, sequences: Any, n_step: int, discount: float, storage: Storage, pin: bool = False
+        self, sequences: Any, horizon: Horizon, storage: Storage, pin: bool = False
     ) -> None:
         self.sequences = sequences
+        self.horizon = horizon
         self.pin = pin
         self.frames, layout = storage.load(sequences)
         self._lay_out(layout)
-        self._load_steps(n_step, discount)
+        self._load_steps()
         self._prefetcher = prefetch.Prefetcher()
         sequences.close_and_delete_hdf5_handle()
 
@@ -127,7 +128,8 @@ class ReplayDataset(Dataset):
         self.first_rows = torch.from_numpy(np.repeat(starts, lengths))  # (N,)
         self.last_rows = torch.from_numpy(np.repeat(starts + lengths, lengths))  # (N,)
 
-    def _load_steps(self, n_step: int, discount: float) -> None:
+    def _load_steps(self) -> None:
+        n_step, discount = self.horizon.n_step, self.horizon.discount
         demos = [self.sequences.hdf5_file[f"data/{name}"] for name in self.sequences.demos]
         columns = {
             key: [np.asarray(demo[key], dtype=np.float32) for demo in demos]
@@ -146,6 +148,7 @@ class ReplayDataset(Dataset):
             torch.cat(column) for column in zip(*parts, strict=True)
         )
         self.next_rows = self.rows + last + 1  # (N,) frame row of the bootstrap observation
+        self.last_steps = last  # (N,) of the window, 0 for a window of one transition
 
     def __len__(self) -> int:
         """Number of transitions."""
@@ -170,27 +173,43 @@ class ReplayDataset(Dataset):
 
         Returns:
             `obs`, `next_obs`: key to (B, F, ...) as stored; `actions` (B, A); `rewards`,
-            `discounts` (B,); `goal_obs` if the config asks for it.
+            `discounts` (B,); `goal_obs`, `later`, `action_window` (B, N, A) and `action_valid`
+            (B, N) if the config asks for them, as `batches.reduce_windows` makes them.
         """
         # A worker process has no GPU context, and its batches travel through other memory.
         pin = self.pin and get_worker_info() is None
         stack = torch.arange(self.sequences.n_frame_stack - 1, -1, -1)  # F - 1, ..., 0 steps back
         first = self.first_rows[index][:, None]
-        rows = (self.rows[index][:, None] - stack).clamp(min=first)  # (B, F)
-        next_rows = (self.next_rows[index][:, None] - stack).clamp(min=first)
+
+        def stacked(rows: torch.Tensor) -> torch.Tensor:
+            return (rows[:, None] - stack).clamp(min=first)  # (B, F)
+
+        def after(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+            rows = stacked(rows)
+            return {key: frames.take_next(rows, pin) for key, frames in self.frames.items()}
+
+        rows = stacked(self.rows[index])
         batch: dict[str, Any] = {
             "obs": {key: frames.take(rows, pin) for key, frames in self.frames.items()},
-            "next_obs": {
-                key: frames.take_next(next_rows, pin) for key, frames in self.frames.items()
-            },
+            "next_obs": after(self.next_rows[index]),
         }
+        last = self.last_steps[index]
+        if self.horizon.later_steps is not None:
+            steps = last.clamp(max=self.horizon.later_steps - 1)
+            batch["later"] = {"obs": after(self.rows[index] + steps + 1)}
+        if self.horizon.action_window:
+            steps = torch.arange(self.horizon.n_step)
+            batch["action_valid"] = steps <= last[:, None]  # (B, N)
+            # Past the end of the window stands its last action, which nobody is to read.
+            steps = torch.minimum(steps, last[:, None])
+            batch["action_window"] = self.actions[index[:, None] + steps]  # (B, N, A)
         for name in ("actions", "rewards", "discounts"):
             values = getattr(self, name)[index]
             batch[name] = values.pin_memory() if pin else values
         if self.sequences.goal_mode == "last":
-            last = self.last_rows[index][:, None]
+            rows = self.last_rows[index][:, None]
             batch["goal_obs"] = {
-                key: frames.take_next(last, pin)[:, 0] for key, frames in self.frames.items()
+                key: frames.take_next(rows, pin)[:, 0] for key, frames in self.frames.items()
             }
         return batch
 
@@ -242,7 +261,7 @@ def replay_from_config(
     sequences = stock(uncached, obs_keys, *args, **kwargs)
     algo = config.algo
     storage = Storage(algo.replay.storage, algo.replay.max_gib, algo.replay.folder)
-    replay = ReplayDataset(sequences, algo.n_step, algo.discount, storage, goes_to_gpu(config))
+    replay = ReplayDataset(sequences, Horizon.of(algo), storage, goes_to_gpu(config))
     if len(replay) < config.train.batch_size:
         # Stock train.py drops the last incomplete batch, and dies of a StopIteration without text.
         raise DatasetError(

@@ -150,6 +150,13 @@ def test_normalisation_that_cannot_work_is_refused(
         ({"algo": {"replay": {"max_gib": "a"}}}, "algo.replay.max_gib is 'a'"),
         ({"algo": {"replay": {"storage": "tape"}}}, "algo.replay.storage is 'tape'"),
         ({"algo": {"replay": {"folder": 3}}}, "algo.replay.folder is 3"),
+        (
+            {"algo": {"encoder": {"owner": "vae", "auxiliary": {"cloning": 1}}}},
+            "algo.encoder.auxiliary.cloning is 1",
+        ),
+        ({"algo": {"encoder": {"auxiliary": {"inverse": -1}}}}, "auxiliary.inverse is -1"),
+        ({"algo": {"encoder": {"auxiliary": {"inverse_steps": 6}}}}, "inverse_steps is 6"),
+        ({"algo": {"encoder": {"auxiliary": {"layer_dims": 8}}}}, "auxiliary.layer_dims is 8"),
         ({"algo": {"encoder": {"vae_grad_norm": 1}}}, "algo.encoder.vae_grad_norm is 1"),
         ({"algo": {"encoder": {"policy_branch": True}}}, "algo.encoder.policy_branch is True"),
         ({"algo": {"actor": {"start_step": 2}}}, "algo.actor.start_step is 2"),

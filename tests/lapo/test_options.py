@@ -113,37 +113,6 @@ def test_validation_computes_the_same_losses_and_moves_nothing(
         torch.testing.assert_close(info[key], trained[key], msg=key)
 
 
-def test_without_options_the_step_is_the_plain_formulas(
-    make_model: Callable[..., Any], make_batch: Callable[..., Any]
-) -> None:
-    """All by hand, with robomimic's modules only."""
-    model = make_model({"algo": {"speed": EXACT, "actor": {"target_noise": 0.0}}})
-    assert list(model.nets) == STOCK_NETS
-    assert list(model.nets["critic"].q1.parameters())[-1].shape == (1,)
-    batch = make_batch(model)
-    model.set_eval()
-    found = model.train_on_batch(batch, epoch=1, validate=True)
-    nets, a, r, d = model.nets, batch["actions"], batch["rewards"], batch["discounts"]
-    critic, slow = nets["critic"], nets["critic_target"]
-    with torch.no_grad():
-        f, g = (nets["obs_encoder"](batch[key]) for key in ("obs", "next_obs"))
-        v, next_v = (critic.v(critic.v_trunk(x)).squeeze(-1) for x in (f, g))
-
-        def policy_value(x: torch.Tensor) -> torch.Tensor:
-            action = nets["actor_vae_target"].decode(x, nets["actor_target"](x))
-            y = torch.cat([slow.q_trunk(x), action], dim=-1)
-            return torch.minimum(slow.q1(y), slow.q2(y)).squeeze(-1)
-
-        x = torch.cat([critic.q_trunk(f), a], dim=-1)
-        y_q, y_v = r + d * next_v, policy_value(f).clamp(0.0, 1.0)
-        q_loss = sum(F.mse_loss(q(x).squeeze(-1), y_q) for q in (critic.q1, critic.q2))
-        weights = (r + d * policy_value(g) > v).float() * 0.8 + 0.1
-    torch.testing.assert_close(found["critic/q_loss"], q_loss)
-    torch.testing.assert_close(found["critic/v_loss"], F.mse_loss(v, y_v))
-    torch.testing.assert_close(found["critic/loss"], q_loss + F.mse_loss(v, y_v))
-    torch.testing.assert_close(found["vae/weight_mean"], weights.mean())
-
-
 # ---- algo.critic.loss ----
 
 

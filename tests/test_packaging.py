@@ -76,6 +76,7 @@ def last_line(folder: Path, tmp_path: Path, code: str) -> str:
     return result.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_wheel_is_complete(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert set(OUTSIDE) <= names
@@ -89,6 +90,7 @@ def test_the_wheel_is_complete(wheel: Path) -> None:
         assert expected <= names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("editable", [False, True], ids=["plain", "editable"])
 def test_install_use_uninstall(source: Path, wheel: Path, tmp_path: Path, editable: bool) -> None:
     folder = tmp_path / "env"

@@ -131,7 +131,7 @@ def run(folder: Path, fast: bool = False, workers: int = 2) -> None:
     _lapo(
         "evaluate", checkpoint, "--n", size.evaluations,
         "--seed", EVALUATION_SEED, "--workers", workers, "--video", files.video,
-        "--video-episodes", min(4, size.evaluations), "--out", files.result,
+        "--video-episodes", min(4, size.evaluations), "--out", files.result, "--overwrite",
     )  # fmt: skip
     _lapo("plot", run_folder, "--out", files.figure)
     print(summary(files, checkpoint, time.perf_counter() - begin))

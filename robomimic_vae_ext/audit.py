@@ -1,6 +1,6 @@
 """Build any robomimic algorithm and a batch as training would, and audit its steps.
 
-The one module of this folder that knows robomimic. It needs no simulator.
+It needs no simulator.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from torch.utils.data import DataLoader, default_collate
 
 from robomimic_vae_ext import compat
 from robomimic_vae_ext.data import validate
-from robomimic_vae_ext.errors import AuditError
-from robomimic_vae_ext.gradient_flow.contract import Contract
-from robomimic_vae_ext.gradient_flow.tape import Tape, record
+from robomimic_vae_ext.errors import AuditError, VaeExtError
+from robomimic_vae_ext.gradient_flow import Contract, Report, Tape, record
 
 # What flows where does not depend on the number of samples; BatchNorm needs more than one.
 MAX_BATCH = 16
@@ -53,11 +52,52 @@ class Setup(NamedTuple):
     notes: tuple[str, ...]
 
 
+class AuditResult(NamedTuple):
+    """The report on a config, its name, and what was assumed to make a batch."""
+
+    name: str
+    report: Report
+    notes: tuple[str, ...]
+
+
 class _Shapes(NamedTuple):
     """`raw`: as a dataset stores them (height, width, channel); `processed`: as networks see."""
 
     raw: Mapping[str, tuple[int, ...]]
     processed: OrderedDict[str, list[int]]
+
+
+def audit_config(
+    path: Path | None, algo: str | None, dataset: str | None, steps: int
+) -> AuditResult:
+    """Audit an algorithm from its config, from the file to the verdict.
+
+    Args:
+        path: robomimic config in JSON, or None for the algorithm's defaults.
+        algo: registered algorithm, where it is not the config's.
+        dataset: HDF5 file that gives shapes and batch; None makes both up.
+        steps: recorded gradient steps, at least 1.
+
+    Raises:
+        VaeExtError: the config, the dataset or the algorithm cannot be used.
+    """
+    subject = algo or str(path)
+    try:
+        config = load_config(path, algo, dataset)
+        subject = str(config.algo_name)
+        setup = build(config, use_dataset=dataset is not None)
+        report = audit(setup, steps).report(setup.contract)
+    except VaeExtError:
+        raise
+    except Exception as error:  # an exit code of 1 would say that the contract is broken
+        reason = (str(error).splitlines() or [""])[0]
+        raise AuditError(
+            f"{subject} fails before it could be audited ({type(error).__name__}: {reason})",
+            "a config that trains",
+            "Correct it; robomimic's own train.py with --debug fails at the same place.",
+        ) from error
+    name = path.stem if path is not None and algo is None else str(config.algo_name)
+    return AuditResult(name, report, setup.notes)
 
 
 def load_config(path: str | Path | None, algo: str | None, dataset: str | None) -> Any:
@@ -214,7 +254,8 @@ def audit(setup: Setup, steps: int, trace_writes: bool = True) -> Tape:
     modules, optimizers = parts_of(setup.model)
     with record(modules, optimizers, trace_writes=trace_writes) as tape:
         for _ in range(steps):
-            setup.model.train_on_batch(setup.batch, epoch=1, validate=False)
+            with tape.step():
+                setup.model.train_on_batch(setup.batch, epoch=1, validate=False)
     return tape
 
 

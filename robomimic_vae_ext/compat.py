@@ -22,12 +22,13 @@ def robomimic_version() -> Version:
     Not the package metadata: a source checkout on PYTHONPATH may stand before an installed one.
     """
     import robomimic
-    from packaging.version import Version  # here: `lapo doctor` also runs where it is missing
+    from packaging.version import Version
 
     return Version(robomimic.__version__)
 
 
-def _robomimic_before(version: str) -> bool:
+def _is_older(version: str) -> bool:
+    """Whether the robomimic that is imported is older than this version."""
     from packaging.version import Version
 
     return robomimic_version() < Version(version)
@@ -42,7 +43,7 @@ def mujoco_py_stand_in() -> Iterator[None]:
     mapped to what today's mujoco raises; before and after, `import mujoco_py` fails as it should.
     Drop when: robomimic 0.3 is no longer supported (0.5.0 guards the import itself).
     """
-    needed = _robomimic_before("0.4") and "mujoco_py" not in sys.modules
+    needed = _is_older("0.4") and "mujoco_py" not in sys.modules
     if not needed or importlib.util.find_spec("mujoco_py") is not None:
         yield
         return
@@ -108,7 +109,7 @@ def load_dict_from_checkpoint(path: Path) -> Any:
     import torch
 
     # 0.3.0 leaves weights_only to torch, which is true since 2.6; 0.5.0 sets it to false.
-    return torch.load(path, map_location="cpu", weights_only=_robomimic_before("0.4"))
+    return torch.load(path, map_location="cpu", weights_only=_is_older("0.4"))
 
 
 def dataset_paths(config: Any) -> list[str]:
@@ -124,7 +125,7 @@ def dataset_paths(config: Any) -> list[str]:
 
 def can_resume() -> bool:
     """Whether stock train.py has `--resume` (0.5.0 has). Drop with robomimic 0.3."""
-    return not _robomimic_before("0.4")
+    return not _is_older("0.4")
 
 
 def can_normalize() -> bool:
@@ -132,4 +133,4 @@ def can_normalize() -> bool:
 
     Drop with robomimic 0.3.
     """
-    return not _robomimic_before("0.4")
+    return not _is_older("0.4")

@@ -61,8 +61,6 @@ def test_the_losses_import_torch_alone() -> None:
 def test_gradient_flow_imports_torch_and_itself_alone() -> None:
     itself = tuple(f"{OURS}.{name}" for name in ("gradient_flow", "errors", "files"))
     for path in files("gradient_flow/**/*.py"):
-        if path.stem in ("command", "overhead"):
-            continue  # they are to leave this package: see the exceptions in pyproject.toml
         others = {name for name in all_imports(path) if not name.startswith(itself)}
         # matplotlib for a figure that is asked for, pytest for the fixture.
         assert {name.split(".")[0] for name in others} <= {"torch", "matplotlib", "pytest"}, path

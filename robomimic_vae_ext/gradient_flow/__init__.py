@@ -1,15 +1,13 @@
-"""Which loss trains which module, who owns it, and did it move: knows torch only."""
+"""Which loss trains which module, who owns it, and did it move: needs torch only.
 
-from robomimic_vae_ext.gradient_flow.contract import (
-    Contract,
-    Finding,
-    Loss,
-    Severity,
-    Target,
-    Verdict,
-)
+Read it in this order: `recording` (what happened), `judge` (what it means), `show` (how it is
+printed); `tape`, `periodic` and `testing` are the ways in.
+"""
+
+from robomimic_vae_ext.gradient_flow.judge.contract import Contract, Loss, Target
+from robomimic_vae_ext.gradient_flow.judge.findings import Finding, Severity, Verdict
 from robomimic_vae_ext.gradient_flow.periodic import PeriodicAudit
-from robomimic_vae_ext.gradient_flow.report import Report
+from robomimic_vae_ext.gradient_flow.show.flow_report import Report
 from robomimic_vae_ext.gradient_flow.tape import Tape, record
 
 __all__ = [

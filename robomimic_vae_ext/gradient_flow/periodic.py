@@ -1,4 +1,4 @@
-"""The audit during training: every N steps, as metrics and one loud warning."""
+"""The audit during training: every N steps, as metrics and one warning."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import Any
 import torch
 
 from robomimic_vae_ext.errors import AuditError
-from robomimic_vae_ext.gradient_flow.contract import Contract, Finding, Verdict
-from robomimic_vae_ext.gradient_flow.events import Backward
-from robomimic_vae_ext.gradient_flow.report import OUTSIDE, Report
+from robomimic_vae_ext.gradient_flow.judge.contract import Contract
+from robomimic_vae_ext.gradient_flow.judge.findings import Finding, Verdict
+from robomimic_vae_ext.gradient_flow.judge.judgement import OUTSIDE
+from robomimic_vae_ext.gradient_flow.recording.events import Backward
+from robomimic_vae_ext.gradient_flow.show.flow_report import Report
 from robomimic_vae_ext.gradient_flow.tape import record
 
 logger = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ class PeriodicAudit:
         self.report: Report | None = None
 
     def step(self, step: int) -> AbstractContextManager[None]:
-        """Context for one training step; records it where its turn has come.
+        """Context for one training step; records every n-th.
 
         Args:
             step: number of the gradient step, from 0.
@@ -75,7 +77,7 @@ class PeriodicAudit:
 
     @contextmanager
     def _recorded(self, step: int) -> Iterator[None]:
-        # Tracing single writes costs most and tells least here.
+        # Tracing single writes costs most and adds least here.
         with record(self._modules, self._optimizers, keep_vectors=True, trace_writes=False) as tape:
             yield
         if not any(isinstance(event, Backward) for event in tape.recording.events):
@@ -88,7 +90,7 @@ class PeriodicAudit:
         self._warn(step, broken)
 
     def _broken(self, report: Report) -> list[Finding]:
-        """Breaches, without losses that had no turn in this step (a delayed actor's)."""
+        """Breaches, without losses that did not run in this step (a delayed actor's)."""
         return [f for f in report.broken if f.loss is None or f.loss in report.losses]
 
     def _changes(self, report: Report) -> int:

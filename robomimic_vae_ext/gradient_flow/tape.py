@@ -5,19 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from robomimic_vae_ext.errors import AuditError
-from robomimic_vae_ext.gradient_flow.callsite import caller_frame
-from robomimic_vae_ext.gradient_flow.events import Recording
-from robomimic_vae_ext.gradient_flow.inventory import flatten_optimizers, take_inventory
-from robomimic_vae_ext.gradient_flow.patches import listening
-from robomimic_vae_ext.gradient_flow.recorder import Recorder
-from robomimic_vae_ext.gradient_flow.writes import WriteTrace
-
-if TYPE_CHECKING:
-    from robomimic_vae_ext.gradient_flow.contract import Contract
-    from robomimic_vae_ext.gradient_flow.report import Report
+from robomimic_vae_ext.gradient_flow.judge.contract import Contract
+from robomimic_vae_ext.gradient_flow.recording.call_site import caller_frame
+from robomimic_vae_ext.gradient_flow.recording.events import Recording
+from robomimic_vae_ext.gradient_flow.recording.inventory import flatten_optimizers, take_inventory
+from robomimic_vae_ext.gradient_flow.recording.patches import listening
+from robomimic_vae_ext.gradient_flow.recording.recorder import Recorder
+from robomimic_vae_ext.gradient_flow.recording.write_trace import WriteTrace
+from robomimic_vae_ext.gradient_flow.show.flow_report import Report
 
 
 class Tape:
@@ -30,6 +28,15 @@ class Tape:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._recording: Recording | None = None
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Mark one training step; optional.
+
+        A contract must hold in each marked step. Without marks the recording counts as one step.
+        """
+        with self._recorder.step():
+            yield
 
     @contextmanager
     def label(self, name: str) -> Iterator[None]:
@@ -61,8 +68,6 @@ class Tape:
         Raises:
             AuditError: no backward was recorded, or the contract names what is not there.
         """
-        from robomimic_vae_ext.gradient_flow.report import Report
-
         return Report.of(self.recording, contract)
 
     @contextmanager
@@ -78,7 +83,7 @@ class Tape:
             stack.callback(close)
             stack.enter_context(listening(self._recorder))
             if trace is not None:
-                stack.enter_context(trace)
+                stack.enter_context(trace.running())
             yield
 
 

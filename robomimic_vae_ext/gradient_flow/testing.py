@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from robomimic_vae_ext.gradient_flow.contract import Contract
-from robomimic_vae_ext.gradient_flow.report import Report
+from robomimic_vae_ext.gradient_flow.judge.contract import Contract
+from robomimic_vae_ext.gradient_flow.show.flow_report import Report
 from robomimic_vae_ext.gradient_flow.tape import record
 
 try:
@@ -57,7 +57,8 @@ def assert_gradient_flow(
     __tracebackhide__ = True
     with record(modules, optimizers) as tape:
         for _ in range(steps):
-            train_step()
+            with tape.step():
+                train_step()
     report = tape.report(contract)
     if not report.ok:
         raise AssertionError(str(report))

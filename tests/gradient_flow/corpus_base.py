@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from robomimic_vae_ext.gradient_flow import Contract, Verdict, record
+from robomimic_vae_ext.gradient_flow import Contract, Tape, Verdict, record
 
 OBS, FEATURES, ACTION, BATCH = 6, 8, 3, 16
 
@@ -86,12 +87,14 @@ def polyak(target: nn.Module, source: nn.Module, tau: float = 0.05) -> None:
         slow.data.add_(tau * fast.data)
 
 
-def record_three_steps(build: Callable[[], Loop], trace_writes: bool) -> Any:
-    """The tape of a loop."""
-    loop = build()
+def record_steps(
+    loop: Loop, steps: int = 3, trace_writes: bool = True, marked: bool = True
+) -> Tape:
+    """The tape of some steps of a loop; `marked`: with step marks."""
     with record(loop.modules, loop.optimizers, trace_writes=trace_writes) as tape:
-        for _ in range(3):
-            loop.step()
+        for _ in range(steps):
+            with tape.step() if marked else contextlib.nullcontext():
+                loop.step()
     return tape
 
 

@@ -22,7 +22,7 @@ from tests.gradient_flow.corpus_base import (
     encoder,
     head,
     polyak,
-    record_three_steps,
+    record_steps,
 )
 
 
@@ -321,8 +321,9 @@ LOOPS = (
 
 @pytest.mark.parametrize("build", LOOPS, ids=lambda build: build.__name__)
 @pytest.mark.parametrize("trace_writes", [True, False], ids=["traced", "untraced"])
-def test_no_false_alarm(build: Callable[[], Loop], trace_writes: bool) -> None:
-    tape = record_three_steps(build, trace_writes)
+@pytest.mark.parametrize("marked", [True, False], ids=["marked", "unmarked"])
+def test_no_false_alarm(build: Callable[[], Loop], trace_writes: bool, marked: bool) -> None:
+    tape = record_steps(build(), 3, trace_writes, marked)
     contract = CONTRACTS.get(build.__name__)
     for report in (tape.report(), tape.report(contract)):
         assert report.ok, str(report)

@@ -23,7 +23,7 @@ from tests.gradient_flow.corpus_base import (
     batch,
     encoder,
     head,
-    record_three_steps,
+    record_steps,
 )
 
 
@@ -171,8 +171,9 @@ LOOPS = (
 
 @pytest.mark.parametrize("build", LOOPS, ids=lambda build: build.__name__)
 @pytest.mark.parametrize("trace_writes", [True, False], ids=["traced", "untraced"])
-def test_no_false_alarm(build: Callable[[], Loop], trace_writes: bool) -> None:
-    tape = record_three_steps(build, trace_writes)
+@pytest.mark.parametrize("marked", [True, False], ids=["marked", "unmarked"])
+def test_no_false_alarm(build: Callable[[], Loop], trace_writes: bool, marked: bool) -> None:
+    tape = record_steps(build(), 3, trace_writes, marked)
     report = tape.report()
     assert report.ok, str(report)
     targets = {m for m in report.recording.modules if "target" in m or "ema" in m}

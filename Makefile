@@ -5,7 +5,7 @@
 #   make check           format, lint, types, imports, tests
 #   make install-check   a wheel in an environment of its own: doctor, audit, demo in an empty folder
 #   make matrix          tests with other versions of Python and libraries (CELLS="numpy2 py313")
-#   make study-smoke     a whole study in miniature: datasets, jobs, measures, tables, figures
+#   make study-smoke     a whole study in miniature: datasets, jobs, measures, report, figures
 #   make bench           training, data, rollouts and collection beside robomimic's own
 # Use your own environment instead of .venv with PYTHON=... INSTALLED=1.
 
@@ -65,7 +65,7 @@ bench: $(STAMP)
 	$(PYTHON) docs/make_performance.py
 
 study-smoke: $(STAMP)
-	$(PYTHON) scripts/compare.py --study configs/study/smoke.json --out runs/study_smoke
+	$(PYTHON) -m robomimic_vae_ext study configs/study/smoke.json --out runs/study_smoke
 
 format: $(STAMP)
 	$(PYTHON) -m ruff format .

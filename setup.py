@@ -76,6 +76,8 @@ setup(
         "scipy>=1.11",
         "psutil",
         "h5py>=3.10",
+        "pandas>=2.2",
+        "scipy>=1.11",
         "imageio",  # rollout videos
         "imageio-ffmpeg",  # carries an ffmpeg binary: no system package needed
         "matplotlib>=3.8",

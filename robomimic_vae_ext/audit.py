@@ -19,7 +19,7 @@ import robomimic.utils.train_utils as train_utils
 import torch
 from torch.utils.data import DataLoader, default_collate
 
-from robomimic_vae_ext import compat
+from robomimic_vae_ext import compat, overrides
 from robomimic_vae_ext.data import validate
 from robomimic_vae_ext.errors import AuditError, VaeExtError
 from robomimic_vae_ext.gradient_flow import Contract, Report, Tape, record
@@ -68,7 +68,11 @@ class _Shapes(NamedTuple):
 
 
 def audit_config(
-    path: Path | None, algo: str | None, dataset: str | None, steps: int
+    path: Path | None,
+    algo: str | None,
+    dataset: str | None,
+    steps: int,
+    settings: Mapping[str, Any] | None = None,
 ) -> AuditResult:
     """Audit an algorithm from its config, from the file to the verdict.
 
@@ -77,13 +81,14 @@ def audit_config(
         algo: registered algorithm, where it is not the config's.
         dataset: HDF5 file that gives shapes and batch; None makes both up.
         steps: recorded gradient steps, at least 1.
+        settings: key of the config, levels joined by dots, to a value in place of the config's.
 
     Raises:
         VaeExtError: the config, the dataset or the algorithm cannot be used.
     """
     subject = algo or str(path)
     try:
-        config = load_config(path, algo, dataset)
+        config = load_config(path, algo, dataset, settings)
         subject = str(config.algo_name)
         setup = build(config, use_dataset=dataset is not None)
         report = audit(setup, steps).report(setup.contract)
@@ -100,7 +105,12 @@ def audit_config(
     return AuditResult(name, report, setup.notes)
 
 
-def load_config(path: str | Path | None, algo: str | None, dataset: str | None) -> Any:
+def load_config(
+    path: str | Path | None,
+    algo: str | None,
+    dataset: str | None,
+    settings: Mapping[str, Any] | None = None,
+) -> Any:
     """A locked robomimic config.
 
     Args:
@@ -108,6 +118,7 @@ def load_config(path: str | Path | None, algo: str | None, dataset: str | None) 
         algo: algorithm; where it is not the file's, the file gives observations and training
             settings, and the algorithm's own section stays at its defaults.
         dataset: replaces `train.data`.
+        settings: key of the config, levels joined by dots, to a value in place of the config's.
 
     Raises:
         AuditError: no such file or algorithm, or a config that robomimic refuses.
@@ -133,6 +144,8 @@ def load_config(path: str | Path | None, algo: str | None, dataset: str | None) 
         )
     if given.get("algo_name") not in (None, name):
         given = {key: given[key] for key in ("train", "observation") if key in given}
+    for key, value in (settings or {}).items():
+        overrides.set_nested(given, key, value)
     config = robomimic.config.config_factory(name)
     for key, value in given.items():
         if isinstance(config.get(key), dict):

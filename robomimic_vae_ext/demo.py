@@ -21,7 +21,7 @@ from robomimic_vae_ext import shipped_configs
 from robomimic_vae_ext.errors import VaeExtError
 from robomimic_vae_ext.files import write_json
 
-CONFIG = "vae_joint"  # the shipped config that the studies recommend
+CONFIG = "vae_joint"  # the shipped config that studies/README.md advises
 DATA_SEED = 0
 EVALUATION_SEED = 0  # never used to choose a hyperparameter
 
@@ -133,7 +133,7 @@ def run(folder: Path, fast: bool = False, workers: int = 2) -> None:
         "--seed", EVALUATION_SEED, "--workers", workers, "--video", files.video,
         "--video-episodes", min(4, size.evaluations), "--out", files.result, "--overwrite",
     )  # fmt: skip
-    _lapo("plot", run_folder, "--out", files.figure)
+    _lapo("plot", run_folder, "--out", files.figure, "--overwrite")
     print(summary(files, checkpoint, time.perf_counter() - begin))
 
 

@@ -14,21 +14,22 @@ from typing import IO, Any
 from robomimic_vae_ext.errors import OutputError
 
 
-def check_output(path: Path, overwrite: bool = False) -> None:
+def check_output(path: Path, overwrite: bool = False, flag: str = "--out") -> None:
     """Refuse to write where something is: the one rule for every output file.
 
     Args:
         path: of the file to write.
         overwrite: an existing file may be replaced; a folder never is.
+        flag: of the command line that named it.
 
     Raises:
         OutputError: something is there.
     """
     if path.is_dir():
-        raise OutputError(f"{path} is a folder", "a file to write", "Choose another --out.")
+        raise OutputError(f"{path} is a folder", "a file to write", f"Choose another {flag}.")
     if path.exists() and not overwrite:
         raise OutputError(
-            f"{path} exists already", "a new file", "Choose another --out or add --overwrite."
+            f"{path} exists already", "a new file", f"Choose another {flag} or add --overwrite."
         )
 
 

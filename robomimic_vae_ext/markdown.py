@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from robomimic_vae_ext import files
 from robomimic_vae_ext.errors import ConfigError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 END = "<!-- end -->"
+NOTHING: Final = "–"  # a value that does not exist
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
@@ -16,6 +22,30 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) ->
     rule = "| " + " | ".join(["---"] * words + ["---:"] * (len(head) - words)) + " |"
     lines = ["| " + " | ".join(head) + " |", rule]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with some significant digits; a dash for None and NaN."""
+    if value is None or math.isnan(value):
+        return NOTHING
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    if abs(value) < 1e-12:  # differences of equal numbers leave 1e-17
+        return "0"
+    text = f"{value:.{digits}g}"
+    # Python writes 1200 with three digits as 1.2e+03.
+    return f"{value:,.0f}" if "e+" in text else text
+
+
+def frame(values: pd.DataFrame) -> str:
+    """A table of a data frame: columns of text to the left, of numbers to the right."""
+    texts = [name for name in values if values[name].dtype == object]
+    ordered = values[texts + [name for name in values if name not in texts]]
+    rows = (
+        [cell if isinstance(cell, str) else number(cell, 4) for cell in row]
+        for row in ordered.itertuples(index=False)
+    )
+    return table(list(ordered.columns), rows, words=len(texts))
 
 
 def between(text: str, name: str) -> str | None:

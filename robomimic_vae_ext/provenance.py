@@ -13,15 +13,19 @@ if TYPE_CHECKING:
 
 
 def versions() -> dict[str, str]:
-    """What the result depends on besides our code."""
+    """Versions of everything that a result depends on besides our code."""
     import torch
 
     from robomimic_vae_ext import compat
 
     return {
+        "python": platform.python_version(),
         "robomimic": str(compat.robomimic_version()),
         "robosuite": metadata.version("robosuite"),
+        "mujoco": metadata.version("mujoco"),
         "torch": torch.__version__,
+        "numpy": metadata.version("numpy"),
+        "h5py": metadata.version("h5py"),
     }
 
 

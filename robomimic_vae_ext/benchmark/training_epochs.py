@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from robomimic_vae_ext.analysis import run_metrics
 from robomimic_vae_ext.benchmark import batch_loading, peers, synthetic_dataset, timing
 from robomimic_vae_ext.errors import BenchmarkError
-from robomimic_vae_ext.study import metrics
 
 TRAIN = (sys.executable, "-m", "robomimic_vae_ext", "train")
 STOCK_DATA = {"train": {"hdf5_cache_mode": "low_dim"}}
@@ -156,7 +156,7 @@ def run_training(config: Path, output: Path) -> Path:
 
 def read_times(run: Path) -> dict[str, list[float]]:
     """robomimic's times of all epochs of a run but the first: phase to seconds."""
-    series = metrics.read_run(run)
+    series = run_metrics.read_run(run)
     times = {}
     for phase, name in batch_loading.PHASES.items():
         minutes = series[name.replace("Time_", "Timing_Stats/Train_")].values

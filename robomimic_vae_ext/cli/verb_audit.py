@@ -29,8 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--algo", help="any registered algorithm: bc, bcq, cql, iql, ...")
     parser.add_argument("--dataset", help="HDF5 file; without it a batch of random data is made")
     parser.add_argument("--steps", type=int, default=2, help="recorded training steps")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="another value of the config, such as algo.encoder.owner=vae; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--out", "--json", type=Path, help="JSON file for the report")
     parser.add_argument("--figure", type=Path, help="file for the figure: .png, .pdf or .svg")
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     parser.add_argument("--trace", action="store_true", help="also print every event in order")
 
 
@@ -38,12 +43,18 @@ def run(args: argparse.Namespace) -> int:
     """Audit one algorithm; 0 contract kept, 1 broken."""
     started = time.perf_counter()
     _check(args)
+    from robomimic_vae_ext import files
+
+    for flag in ("out", "figure"):
+        if getattr(args, flag) is not None:
+            files.check_output(getattr(args, flag), args.overwrite, f"--{flag}")
     # robomimic prints its own banners; the report alone belongs on standard output.
     with contextlib.redirect_stdout(sys.stderr):
-        from robomimic_vae_ext import audit, files, shipped_configs
+        from robomimic_vae_ext import audit, overrides, shipped_configs
 
         config = None if args.config is None else shipped_configs.find(args.config)
-        result = audit.audit_config(config, args.algo, args.dataset, args.steps)
+        settings = overrides.parse(args.set)
+        result = audit.audit_config(config, args.algo, args.dataset, args.steps, settings)
     report = result.report
     print(f"{result.name}: {args.steps} training steps, {'; '.join(result.notes)}")
     print(report)

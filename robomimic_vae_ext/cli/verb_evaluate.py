@@ -51,7 +51,8 @@ def check(args: argparse.Namespace) -> Path:
     """Check the arguments; return the path that was given.
 
     Raises:
-        ConfigError: no checkpoint, a number out of range, or an output that exists.
+        ConfigError: no checkpoint, or a number out of range.
+        OutputError: an output that exists.
     """
     agent = args.agent or args.agent_flag
     if agent is None:
@@ -68,14 +69,11 @@ def check(args: argparse.Namespace) -> Path:
             )
     if args.seed < 0:
         raise ConfigError(f"--seed {args.seed}", "a number from 0", "Correct it.")
+    from robomimic_vae_ext import files
+
     for flag in ("out", "video"):
-        path = getattr(args, flag)
-        if path is not None and path.is_dir():
-            raise ConfigError(f"--{flag} {path} is a folder", "a file", "Name a file in it.")
-        if path is not None and path.exists() and not args.overwrite:
-            raise ConfigError(
-                f"--{flag} {path} exists", "a new file", "Choose another one, or add --overwrite."
-            )
+        if getattr(args, flag) is not None:
+            files.check_output(getattr(args, flag), args.overwrite, f"--{flag}")
     return Path(agent)
 
 

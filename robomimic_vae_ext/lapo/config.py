@@ -84,7 +84,7 @@ class LAPOConfig(base_config.BaseConfig):
         # ---- the shared observation encoder ----
         # Who trains it. critic: critic optimizer owns it, CVAE and actor see detached features (the
         # fix). joint: critic optimizer owns it, the CVAE's gradient arrives too, times
-        # vae_grad_scale; the default, since in docs/results.md it had nearly the fix's held-out
+        # vae_grad_scale; the default, since in studies/README.md it had nearly the fix's held-out
         # values with the bug's success. vae: the CVAE optimizer owns it, and its zero_grad throws
         # the critic's gradient away (the bug, kept as an arm to compare with). frozen: nobody.
         algo.encoder.owner = "joint"

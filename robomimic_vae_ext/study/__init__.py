@@ -1,1 +1,1 @@
-"""Comparing runs: what the logs say, and pictures of it."""
+"""Studies: tasks x arms x seeds as resumable jobs, with a report."""

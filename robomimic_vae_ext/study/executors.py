@@ -1,6 +1,6 @@
 """Where jobs run: child processes of this machine, or the nodes of a Ray cluster.
 
-An executor takes any arguments of Python, and knows nothing of what they do.
+An executor runs Python with any arguments; it does not depend on the study.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Ended:
 class Executor(abc.ABC):
     """Runs commands side by side."""
 
+    on_gpu: bool  # whether every command gets a GPU, or a share of one
+
     @abc.abstractmethod
     def slots(self) -> int:
         """How many commands may run now; a cluster's number changes with its nodes."""
@@ -79,7 +81,7 @@ class LocalExecutor(Executor):
     def __init__(self, slots: int, devices: Sequence[str] = ()) -> None:
         self._slots = slots
         self._free = list(devices)
-        self._gpus = bool(devices)
+        self.on_gpu = bool(devices)
         self._running: dict[str, tuple[subprocess.Popen[bytes], str]] = {}
 
     def slots(self) -> int:
@@ -88,8 +90,8 @@ class LocalExecutor(Executor):
 
     def submit(self, command: Command) -> None:
         """Start a child process in a session of its own: Ctrl-C goes to us, and we stop it."""
-        device = self._free.pop(0) if self._gpus else ""
-        visible = {"CUDA_VISIBLE_DEVICES": device} if self._gpus else {}
+        device = self._free.pop(0) if self.on_gpu else ""
+        visible = {"CUDA_VISIBLE_DEVICES": device} if self.on_gpu else {}
         with command.log.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, *command.words], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -104,7 +106,7 @@ class LocalExecutor(Executor):
             for name, (process, device) in self._running.items():
                 if process.poll() is not None:
                     del self._running[name]
-                    if self._gpus:
+                    if self.on_gpu:
                         self._free.append(device)
                     return Ended(name, process.returncode)
             if time.monotonic() >= deadline:
@@ -151,7 +153,7 @@ class RayExecutor(Executor):
                 'Run pip install "robomimic_vae_ext[cluster]", or omit --ray.',
             ) from error
         self._ray: Any = ray
-        # A cluster started from here shall tell nobody about it.
+        # A cluster started from here sends no usage statistics.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             if not ray.is_initialized():
@@ -162,7 +164,7 @@ class RayExecutor(Executor):
                 "the address of a head node, such as 10.0.0.1:6379",
                 "Start one with `ray start --head`, or correct --ray.",
             ) from error
-        self._cpus, self._gpus = cpus, gpus
+        self._cpus, self._gpus, self.on_gpu = cpus, gpus, gpus > 0
         self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(run_command)
         self._running: dict[Any, str] = {}
 
@@ -175,7 +177,7 @@ class RayExecutor(Executor):
         return max(1, fits)
 
     def submit(self, command: Command) -> None:
-        """Hand a command to the cluster."""
+        """Submit a command to the cluster."""
         reference = self._task.remote(command.words, str(command.log), dict(command.environment))
         self._running[reference] = command.name
 
@@ -212,3 +214,71 @@ def run_command(words: Sequence[str], log: str, environment: Mapping[str, str]) 
             [sys.executable, *words], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
             env=os.environ | dict(environment),
         ).returncode  # fmt: skip
+
+
+def make_executor(
+    threads: int,
+    jobs: int | None = None,
+    gpus: str | None = None,
+    per_gpu: int | None = None,
+    ray: str | None = None,
+) -> Executor:
+    """The executor that options of `lapo study` ask for.
+
+    Args:
+        threads: of a job.
+        jobs: at the same time; None: as many as cores or GPUs allow.
+        gpus: comma-separated, `none`, or None for all that torch finds.
+        per_gpu: jobs on each GPU; None: one, and with Ray no GPU at all.
+        ray: address of a Ray cluster, empty for the one of this machine; None: child processes.
+
+    Raises:
+        ConfigError: options that exclude each other, an unknown GPU, or no Ray.
+    """
+    if ray is not None:
+        if jobs is not None or gpus is not None:
+            raise ConfigError(
+                "--ray with --jobs or --gpus",
+                "one or the other, since Ray decides how many jobs its nodes can run",
+                "Leave --jobs and --gpus out; --per-gpu says how many jobs share a GPU.",
+            )
+        return RayExecutor(ray, threads, 1.0 / per_gpu if per_gpu else 0.0)
+    devices = _gpus(gpus)
+    if devices:
+        slots = [gpu for _ in range(per_gpu or 1) for gpu in devices]
+        slots = slots[: jobs or len(slots)]
+        return LocalExecutor(len(slots), slots)
+    return LocalExecutor(jobs or max(1, cores() // threads))
+
+
+def _gpus(wanted: str | None) -> list[str]:
+    """GPUs as CUDA_VISIBLE_DEVICES names them, which a batch system may have set already.
+
+    Raises:
+        ConfigError: one that torch does not find.
+    """
+    if wanted == "none":
+        return []
+    import torch
+
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = visible.split(",") if visible else map(str, range(count))
+    available = [name.strip() for name in names][:count]
+    if wanted is None:
+        return available
+    chosen = [name.strip() for name in wanted.split(",")]
+    if any(name not in available for name in chosen):
+        raise ConfigError(
+            f"--gpus {wanted!r}",
+            f"some of {','.join(available)}, separated by commas"
+            if available
+            else "'none': torch finds no GPU",
+            "Correct it, or leave it out for all that torch finds.",
+        )
+    return chosen
+
+
+def cores() -> int:
+    """Cores that this process may use; a container or a batch system may allow fewer than all."""
+    return len(os.sched_getaffinity(0))

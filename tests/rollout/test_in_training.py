@@ -12,11 +12,11 @@ import imageio
 import pytest
 
 from robomimic_vae_ext import training
+from robomimic_vae_ext.analysis import run_metrics
 from robomimic_vae_ext.data import collect
 from robomimic_vae_ext.data.envs import EnvSpec
 from robomimic_vae_ext.data.scripted_episode import CollectSettings
 from robomimic_vae_ext.errors import ConfigError
-from robomimic_vae_ext.study import metrics
 from robomimic_vae_ext.training import TrainOptions
 from tests.conftest import merge
 from tests.rollout.conftest import OBS, SETTINGS
@@ -60,10 +60,10 @@ def run(folder: Path, data: Path, name: str, **rollout: Any) -> Path:
     return training.train(TrainOptions(str(write_config(folder, data, name, **rollout))))
 
 
-def rollout_series(folder: Path) -> dict[str, metrics.Series]:
+def rollout_series(folder: Path) -> dict[str, run_metrics.Series]:
     return {
         tag: series
-        for tag, series in metrics.read_run(folder).items()
+        for tag, series in run_metrics.read_run(folder).items()
         if tag.startswith(("Rollout/", "Timing_Stats/Rollout"))
     }
 

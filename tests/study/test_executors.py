@@ -134,7 +134,7 @@ def test_jobs_of_a_node_that_is_lost_end_on_another_one(cluster: Any, tmp_path: 
     until(lambda: executor.slots() == 1)  # the cluster takes a moment to notice
 
 
-def test_a_cluster_that_is_not_there_is_one_sentence() -> None:
+def test_a_cluster_that_is_not_there_is_one_message() -> None:
     pytest.importorskip("ray", reason="the extra 'cluster' is not installed")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with pytest.raises(ConfigError) as caught:
@@ -148,12 +148,12 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         RayExecutor()
 
 
-def test_children_of_a_killed_runner_stop(tmp_path: Path) -> None:
-    """They notice by themselves: nobody would wait for them, and the next runner starts them."""
+def test_children_of_a_killed_scheduler_stop(tmp_path: Path) -> None:
+    """They notice it themselves; the next `lapo study` starts their jobs again."""
     pid = tmp_path / "pid"
     child = (
-        "import os, time; from robomimic_vae_ext.study import stages\n"
-        f"stages._stop_with_parent(every=0.05); open({str(pid)!r}, 'w').write(str(os.getpid()))\n"
+        "import os, time; from robomimic_vae_ext.study import run_job\n"
+        f"run_job._stop_with_parent(every=0.05); open({str(pid)!r}, 'w').write(str(os.getpid()))\n"
         "time.sleep(60)"
     )
     parent = (

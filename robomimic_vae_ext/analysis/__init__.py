@@ -1,0 +1,1 @@
+"""What training runs logged, and what the critic and the actor of a checkpoint do."""

@@ -1,7 +1,10 @@
-# Every target makes what it needs, from nothing: python 3.11, pip, and EGL (libegl1) for pictures.
+# Every target makes what it needs, from nothing: python 3.10 or later, pip, and EGL (libegl1).
 #   make demo [FAST=1]   environment, dataset, training with stock train.py, evaluation, figures
 #   make test            the test suite
-#   make check           format, lint, types, tests
+#   make quick           the tests that take no simulator and little time
+#   make check           format, lint, types, imports, tests
+#   make install-check   a wheel in an environment of its own: doctor, audit, demo in an empty folder
+#   make matrix          tests with other versions of Python and libraries (CELLS="numpy2 py313")
 #   make study-smoke     a whole study in miniature: datasets, jobs, measures, report, figures
 #   make bench           training, data, rollouts and collection beside robomimic's own
 # Use your own environment instead of .venv with PYTHON=... INSTALLED=1.
@@ -20,19 +23,42 @@ PYTEST_ARGS ?= --numprocesses auto --dist loadfile --no-loadscope-reorder tests/
 
 STAMP = $(if $(INSTALLED),,$(VENV)/.installed)
 
-.PHONY: demo test check bench study-smoke format clean
+# Environments of `make matrix`: several GB each.
+MATRIX ?= .matrix
+CELLS ?=
+
+.PHONY: demo test quick check install-check matrix bench study-smoke format clean
 
 demo: $(STAMP)
-	$(PYTHON) scripts/demo.py --out $(DEMO_FOLDER) $(if $(FAST),--fast)
+	$(PYTHON) -m robomimic_vae_ext demo --out $(DEMO_FOLDER) $(if $(FAST),--fast)
 
 test: $(STAMP)
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+quick: $(STAMP)
+	$(PYTHON) -m pytest -m "not slow and not simulator" --numprocesses 2 --dist worksteal tests
 
 check: $(STAMP)
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
+	$(PYTHON) -c "from importlinter.cli import lint_imports_command as run; run()"
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+# Takes the newest torch, so it also shows what a user gets who installs today.
+install-check:
+	rm -rf build/user
+	$(BASE_PYTHON) -m venv build/user/env
+	build/user/env/bin/pip wheel --quiet --no-deps --wheel-dir build/user .
+	build/user/env/bin/pip install --quiet build/user/*.whl
+	mkdir build/user/empty
+	cd build/user/empty && ../env/bin/lapo doctor --timeout 120
+	cd build/user/empty && ../env/bin/lapo audit --config vae_fixed
+	cd build/user/empty && ../env/bin/lapo demo --fast --out demo
+	rm -rf build/user
+
+matrix:
+	$(BASE_PYTHON) scripts/matrix.py --folder $(MATRIX) $(CELLS)
 
 bench: $(STAMP)
 	$(PYTHON) -m robomimic_vae_ext bench --out docs/bench_cpu.json
@@ -55,4 +81,4 @@ $(VENV)/.installed: setup.py pyproject.toml robomimic_vae_ext/_startup.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+	rm -rf $(VENV) runs build dist *.egg-info $(MATRIX)

@@ -7,6 +7,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 STARTUP = ROOT / "robomimic_vae_ext" / "_startup.py"
+CONFIGS = "robomimic_vae_ext.configs"
 STARTUP_MODULE = "_robomimic_vae_ext_startup"
 # `exec`, since a .pth line is one statement: a half-removed installation must not make every
 # Python of the environment complain.
@@ -57,16 +58,23 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    python_requires=">=3.11",
-    packages=find_packages(include=["robomimic_vae_ext", "robomimic_vae_ext.*"]),
+    python_requires=">=3.10",
+    # The configs stay at the top of the repository and are installed inside the package.
+    packages=[*find_packages(include=["robomimic_vae_ext", "robomimic_vae_ext.*"]), CONFIGS],
+    package_dir={CONFIGS: "configs"},
+    package_data={CONFIGS: ["*.json", "**/*.json"]},
+    entry_points={"console_scripts": ["lapo = robomimic_vae_ext.cli:main"]},
     cmdclass={"build_py": BuildWithStartupFile},
     install_requires=[
-        "robomimic>=0.3",  # 0.3.0 from PyPI; 0.5.0 from source is tested too
+        "robomimic>=0.3",  # 0.3.0 and 0.5.0
         "robosuite>=1.5.2,<1.6",  # composite controllers; 1.6 does not exist yet
         "mujoco>=3.3,<3.10",  # 3.10 changed mj_fullM's arguments, which robosuite 1.5.2 calls
         "torch>=2.6",  # nn.utils.get_total_norm; with torchvision of the same build
         "torchvision",  # imported by robomimic; must come from where torch comes from
-        "numpy>=1.26,<2",  # robomimic 0.3.0 predates numpy 2; everything is tested with 1.26
+        "numpy>=1.26",  # robosuite's mink 0.0.5 asks for < 2, but all works with 2: docs/install.md
+        "pandas>=2",
+        "scipy>=1.11",
+        "psutil",
         "h5py>=3.10",
         "pandas>=2.2",
         "scipy>=1.11",
@@ -79,6 +87,6 @@ setup(
     ],
     extras_require={
         "cluster": ["ray"],  # studies on several machines (80 MB); anything else goes without
-        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "ray"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "import-linter", "pandas-stubs", "ray"],
     },
 )

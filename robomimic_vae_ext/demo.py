@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robomimic_vae_ext import shipped_configs
 from robomimic_vae_ext.errors import VaeExtError
+from robomimic_vae_ext.files import write_json
 
-REPOSITORY = Path(__file__).parent.parent
-CONFIG = REPOSITORY / "configs" / "vae_joint.json"  # what studies/README.md advises
+CONFIG = "vae_joint"  # the shipped config that studies/README.md advises
 DATA_SEED = 0
 EVALUATION_SEED = 0  # never used to choose a hyperparameter
 
@@ -96,7 +97,8 @@ def run(folder: Path, fast: bool = False, workers: int = 2) -> None:
         workers: processes for collection and evaluation.
 
     Raises:
-        DemoError: a step failed; its own message stands above. Or the folder is another demo's.
+        DemoError: a step failed and has printed its error message, or the folder holds another
+            demo.
     """
     begin = time.perf_counter()
     size, files = (FAST if fast else FULL), Files(folder.absolute())
@@ -106,8 +108,8 @@ def run(folder: Path, fast: bool = False, workers: int = 2) -> None:
     if files.dataset.exists():
         check_dataset(files.dataset, size)
     else:
-        _command(
-            "scripts/collect_dataset.py", "--env", "Lift", "--quality", "mixed",
+        _lapo(
+            "collect", "--env", "Lift", "--quality", "mixed",
             "--n", size.episodes, "--cameras", "agentview", "robot0_eye_in_hand", "--size", 84,
             "--seed", DATA_SEED, "--workers", workers, "--resume", "--out", files.dataset,
         )  # fmt: skip
@@ -116,8 +118,8 @@ def run(folder: Path, fast: bool = False, workers: int = 2) -> None:
             # Stock train.py would ask what to do with it, and nobody may be there to answer.
             files.runs.rename(files.folder / f"unfinished_runs_{int(time.time())}")
         write_config(files, size)
-        # Stock robomimic, unmodified: the plugin is found by itself.
-        _command("-m", "robomimic.scripts.train", "--config", files.config)
+        # Stock robomimic, unmodified: it finds the plugin by itself.
+        _stock("robomimic.scripts.train", "--config", files.config)
     run_folder = files.finished_run(size.epochs)
     if run_folder is None:
         raise DemoError(
@@ -126,12 +128,12 @@ def run(folder: Path, fast: bool = False, workers: int = 2) -> None:
             "Read the error above (stock train.py exits 0 even then), then run the demo again.",
         )
     checkpoint = next((run_folder / "models").glob(f"model_epoch_{size.epochs}*.pth"))
-    _command(
-        "scripts/evaluate.py", "--agent", checkpoint, "--n", size.evaluations,
+    _lapo(
+        "evaluate", checkpoint, "--n", size.evaluations,
         "--seed", EVALUATION_SEED, "--workers", workers, "--video", files.video,
-        "--video-episodes", min(4, size.evaluations), "--json", files.result,
+        "--video-episodes", min(4, size.evaluations), "--out", files.result, "--overwrite",
     )  # fmt: skip
-    _command("scripts/plot_training.py", run_folder, "--out", files.figure, "--overwrite")
+    _lapo("plot", run_folder, "--out", files.figure, "--overwrite")
     print(summary(files, checkpoint, time.perf_counter() - begin))
 
 
@@ -160,7 +162,7 @@ def _listed(settings: dict[str, Any]) -> str:
 
 def write_config(files: Files, size: Size) -> None:
     """Write `CONFIG` with the demo's paths and lengths."""
-    config: dict[str, Any] = json.loads(CONFIG.read_text())
+    config: dict[str, Any] = json.loads(shipped_configs.find(CONFIG).read_text())
     config["experiment"]["epoch_every_n_steps"] = size.steps_per_epoch
     config["experiment"]["save"]["every_n_epochs"] = size.epochs
     config["experiment"]["rollout"].update(n=size.rollouts, rate=size.epochs // 2)
@@ -170,7 +172,7 @@ def write_config(files: Files, size: Size) -> None:
         num_epochs=size.epochs,
         batch_size=size.batch_size,
     )
-    files.config.write_text(json.dumps(config, indent=4) + "\n")
+    write_json(files.config, config)
 
 
 def summary(files: Files, checkpoint: Path, seconds: float) -> str:
@@ -196,12 +198,22 @@ def summary(files: Files, checkpoint: Path, seconds: float) -> str:
     return "\n".join(lines)
 
 
-def _command(*words: object) -> None:
-    """Run a Python command in the repository, print it first, raise if it fails."""
-    text = [str(word) for word in words]
-    print("\n$ python " + shlex.join(text), flush=True)
+def _lapo(*words: object) -> None:
+    """Run a verb of `lapo`; by its module, since the command may not be on the PATH."""
+    _run(["lapo", *map(str, words)], [sys.executable, "-m", "robomimic_vae_ext", *map(str, words)])
+
+
+def _stock(module: str, *words: object) -> None:
+    """Run a script of robomimic, as its users do."""
+    text = ["-m", module, *map(str, words)]
+    _run(["python", *text], [sys.executable, *text])
+
+
+def _run(shown: list[str], command: list[str]) -> None:
+    """Print a command in a form to copy, run it, and raise if it fails."""
+    print("\n$ " + shlex.join(shown), flush=True)
     environment = {"MUJOCO_GL": "egl"} | dict(os.environ)
-    if subprocess.run([sys.executable, *text], cwd=REPOSITORY, env=environment).returncode != 0:
+    if subprocess.run(command, env=environment).returncode != 0:
         raise DemoError(
-            f"`python {text[0]}` failed", "exit code 0", "Its own message stands above."
+            f"`{shlex.join(shown)}` failed", "exit code 0", "Read its error message above."
         )

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import io
 import json
+import logging
 import os
 import runpy
 import shutil
@@ -106,6 +107,16 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _log_levels() -> Iterator[None]:
+    """Restore the levels that a verb of `lapo` sets for its process, which is ours in a test."""
+    names = ("robomimic_vae_ext", "robomimic_vae_ext.benchmark", "robomimic_vae_ext.gradient_flow")
+    levels = {name: logging.getLogger(name).level for name in names}
+    yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def image_settings(owner: str = "critic") -> dict[str, Any]:

@@ -67,6 +67,7 @@ def test_what_is_odd_in_cql_is_a_note(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_td3_actor_on_images_is_a_note_not_a_failure(tmp_path: Path) -> None:
     report = audit(tmp_path, {"algo_name": "td3_bc", "train": SMALL, "observation": CAMERA})
     assert report.ok, str(report)

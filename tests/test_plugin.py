@@ -42,6 +42,7 @@ def test_stock_robomimic_finds_config_and_algorithm(tmp_path: Path) -> None:
     assert result.stdout.split()[-2:] == ["LAPO", "False"], result.stderr
 
 
+@pytest.mark.slow
 def test_the_last_lines_of_stock_train_py_arrive_in_pipes(tmp_path: Path) -> None:
     """It ends with robomimic's PrintLogger in the place of sys.stdout."""
     result = python(
@@ -59,6 +60,7 @@ def test_the_last_lines_of_stock_train_py_arrive_in_pipes(tmp_path: Path) -> Non
     assert "finished run successfully!" in (tmp_path / "log.txt").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [
@@ -84,6 +86,7 @@ def test_any_import_may_come_first(tmp_path: Path, first: str) -> None:
     assert result.stdout.split()[-3:] == ["True", "True", "True"], result.stderr
 
 
+@pytest.mark.slow
 def test_registering_twice_is_harmless(tmp_path: Path) -> None:
     result = python(
         """
@@ -142,6 +145,7 @@ def test_the_installed_startup_file_is_the_packages_own(tmp_path: Path) -> None:
     assert installed.read_text() == (REPOSITORY / "robomimic_vae_ext/_startup.py").read_text()
 
 
+@pytest.mark.slow
 def test_off_switch(tmp_path: Path) -> None:
     result = python(
         """
@@ -175,6 +179,7 @@ def copy_with(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / "robomimic_vae_ext" / name).write_text(text)
 
 
+@pytest.mark.slow
 def test_a_failure_deep_inside_is_the_same_import_error(tmp_path: Path) -> None:
     copy_with(tmp_path, "lapo/obs_encoder.py", "import json\njson.no_such_thing\n")
     result = python("import robomimic.algo", tmp_path)
@@ -219,6 +224,7 @@ def test_loaders_that_are_shared_or_refuse_assignment(tmp_path: Path) -> None:
     assert result.stdout.splitlines()[-1] == f"[{pair}, {pair}] True zipimporter", result.stderr
 
 
+@pytest.mark.slow
 def test_a_taken_name_is_an_error(tmp_path: Path) -> None:
     for kind, code in {
         "config": """
@@ -247,6 +253,7 @@ def test_a_taken_name_is_an_error(tmp_path: Path) -> None:
         assert f"{kind} 'lapo' is already registered by __main__" in message
 
 
+@pytest.mark.slow
 def test_processes_of_every_start_method_find_us(tmp_path: Path) -> None:
     script = tmp_path / "spawned.py"
     script.write_text(
@@ -269,6 +276,7 @@ def test_processes_of_every_start_method_find_us(tmp_path: Path) -> None:
     assert result.stdout.count("['lapo']") == 3, result.stderr
 
 
+@pytest.mark.slow
 def test_mujoco_py_stand_in_is_visible_to_robomimic_alone(tmp_path: Path) -> None:
     result = python(
         """

@@ -44,6 +44,7 @@ def run(*words: object, folder: Path, **environment: str) -> subprocess.Complete
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["module", "file"])
 def test_stock_train_runs_unmodified_from_another_folder(
     dataset: Path, tmp_path: Path, way: str
@@ -59,6 +60,7 @@ def test_stock_train_runs_unmodified_from_another_folder(
     assert "obs and next_obs share storage" in result.stdout
 
 
+@pytest.mark.slow
 def test_stock_dataset_class_is_used_when_the_replay_is_off(dataset: Path, tmp_path: Path) -> None:
     off = {"algo": {"replay": {"enabled": False}}}
     config = write_config(tmp_path / "c.json", dataset, tmp_path / "out", off)
@@ -67,6 +69,7 @@ def test_stock_dataset_class_is_used_when_the_replay_is_off(dataset: Path, tmp_p
     assert "ReplayDataset" not in result.stdout
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_name_have_folders_of_their_own(dataset: Path, tmp_path: Path) -> None:
     """Started together, into a relative folder, which is relative to the current one."""
     config = write_config(tmp_path / "c.json", dataset, Path("relative_out"), {})
@@ -121,6 +124,7 @@ def test_a_folder_that_another_run_took_in_the_same_second(
     assert training.stock.TrainUtils.get_exp_dir is factory
 
 
+@pytest.mark.slow
 def test_a_failure_inside_training_exits_non_zero(dataset: Path, tmp_path: Path) -> None:
     script = REPOSITORY / "scripts" / "train.py"
     broken = {"observation": {"encoder": {"rgb": {"core_class": "NoSuchCore"}}}}
@@ -203,6 +207,7 @@ def test_resuming_needs_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         training_config.check_resume(tmp_path / "experiment")
 
 
+@pytest.mark.slow
 def test_too_large_a_dataset_is_refused_before_it_is_read(dataset: Path, tmp_path: Path) -> None:
     script = REPOSITORY / "scripts" / "train.py"
     small = {"algo": {"replay": {"max_gib": 1e-6}}}

@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def load(path: Path | None, found: dict[str, Any], fast: bool) -> dict[str, Any]
 def add(results: dict[str, Any], part: str, values: dict[str, Any]) -> None:
     """Add a part that was just measured, and compute all ratios."""
     results["parts"][part] = values | {
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "load_average": list(os.getloadavg()),
     }
     ratios = all_ratios(results["parts"])

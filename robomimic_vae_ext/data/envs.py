@@ -29,7 +29,15 @@ except (
         "a renderer that is installed",
         "Set MUJOCO_GL=egl and install the system package libegl1.",
     ) from error
-from robosuite.controllers import load_composite_controller_config
+
+try:
+    from robosuite.controllers import load_composite_controller_config
+except ImportError as error:  # robosuite 1.4 has no composite controllers
+    raise SimulationError(
+        f"robosuite {robosuite.__version__} ({error})",
+        "robosuite 1.5.2 or later, older than 1.6, for collection and rollouts",
+        'Install it: pip install "robosuite>=1.5.2,<1.6".',
+    ) from error
 from robosuite.environments.base import REGISTERED_ENVS
 from robosuite.environments.manipulation.lift import Lift
 from robosuite.environments.manipulation.pick_place import PickPlaceCan

@@ -16,6 +16,7 @@ PLAN = training_epochs.EpochsPlan(
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_every_number_is_produced(
     setting: peers.Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -46,6 +47,7 @@ def test_configs_differ_in_what_the_run_says_alone(setting: peers.Setting, tmp_p
     assert not any(config["experiment"]["rollout"]["enabled"] for config in made.values())
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_an_error_with_its_last_line(tmp_path: Path) -> None:
     config = tmp_path / "broken.json"
     config.write_text("{}")

@@ -26,6 +26,7 @@ def test_fails_with_the_report_on_a_broken_one() -> None:
     assert "encoder" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_fixture_serves_a_project_of_its_own(pytester: pytest.Pytester) -> None:
     pytester.makeconftest('pytest_plugins = ["robomimic_vae_ext.gradient_flow.testing"]')
     pytester.makepyfile(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 
 from robomimic_vae_ext.errors import ConfigError
 from tests.conftest import REPOSITORY
@@ -108,7 +109,7 @@ def test_normalisation_that_cannot_work_is_refused(
 ) -> None:
     from robomimic_vae_ext import compat
 
-    monkeypatch.setattr(compat, "robomimic_version", lambda: compat.Version(version))
+    monkeypatch.setattr(compat, "robomimic_version", lambda: Version(version))
     values = {"train": {"hdf5_normalize_obs": True}}
     if ok:
         assert update(values).train.hdf5_normalize_obs

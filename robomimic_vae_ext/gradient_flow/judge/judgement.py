@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import TypeVar
 
 from robomimic_vae_ext.errors import AuditError
 from robomimic_vae_ext.gradient_flow.judge.classified import Cell
@@ -14,6 +14,8 @@ from robomimic_vae_ext.gradient_flow.judge.contract import Contract
 from robomimic_vae_ext.gradient_flow.judge.findings import Finding, Verdict
 from robomimic_vae_ext.gradient_flow.judge.rules import apply_rules
 from robomimic_vae_ext.gradient_flow.recording.events import Moved, Recording, Stepped
+
+J = TypeVar("J", bound="Judgement")  # typing.Self needs Python 3.11
 
 #: Takes the place of an optimizer's name where something else moved a module.
 OUTSIDE = "(outside)"
@@ -53,7 +55,7 @@ class Judgement:
     movement: Mapping[tuple[str, str], Movement]
 
     @classmethod
-    def of(cls, recording: Recording, contract: Contract | None = None) -> Self:
+    def of(cls: type[J], recording: Recording, contract: Contract | None = None) -> J:
         """Judge a recording.
 
         Raises:

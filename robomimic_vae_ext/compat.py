@@ -123,8 +123,8 @@ def dataset_paths(config: Any) -> list[str]:
     return [os.path.expanduser(str(entry["path"])) for entry in entries]
 
 
-def can_resume() -> bool:
-    """Whether stock train.py has `--resume` (0.5.0 has). Drop with robomimic 0.3."""
+def has_time_folder() -> bool:
+    """Whether robomimic's `get_exp_dir` also returns the run's folder. Drop with robomimic 0.3."""
     return not _is_older("0.4")
 
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from robomimic_vae_ext import errors
+from robomimic_vae_ext import errors, processes
 
 #: Verb to its line in `lapo --help`, in the order in which a user needs them.
 VERBS: Final = {
@@ -89,4 +89,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     import robomimic_vae_ext.robosuite_advice  # noqa: F401
 
-    return errors.exit_code(f"lapo {args.verb}", lambda: args.run(args))
+    with processes.cleaning_up_on_signals():
+        return errors.exit_code(f"lapo {args.verb}", lambda: args.run(args))

@@ -25,7 +25,7 @@ from typing import Any, Final
 import h5py
 from tqdm import tqdm
 
-from robomimic_vae_ext import files
+from robomimic_vae_ext import files, processes
 from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.data.schema import write_dataset, write_episode
 from robomimic_vae_ext.data.scripted_episode import CollectSettings, run_episode
@@ -221,6 +221,7 @@ _COLLECTOR: Collector | None = None
 
 
 def _start_worker(settings: CollectSettings, partial: Path) -> None:
+    processes.end_with_parent()
     # An error raised here would reach the parent as a dead worker without its message, so the
     # environment is built by the first episode instead.
     global _COLLECTOR

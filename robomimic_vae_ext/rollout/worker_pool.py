@@ -75,10 +75,19 @@ class _Worker:
         self._reader.start()
 
     def _read(self) -> None:
-        with suppress(EOFError, OSError):
+        """Pass messages on; whatever ends the reading is the end of this worker."""
+        try:
             while True:
                 self._inbox.put((self, self.connection.recv()))
-        self._inbox.put((self, None))
+        except (EOFError, OSError):  # its process has ended
+            pass
+        except Exception as error:  # a damaged message can make the unpickler raise anything
+            LOGGER.warning(
+                "a message of rollout process %d cannot be read (%s: %s)",
+                self.process.pid, type(error).__name__, error,
+            )  # fmt: skip
+        finally:
+            self._inbox.put((self, None))
 
     def send(self, message: Any) -> None:
         """Send; that the process is dead will be heard from the reader."""
@@ -166,6 +175,7 @@ class Pool:
                             raise message.error
                         self._repeat(worker, f"raised {message.reason}", waiting, failures)
                     elif message is None:
+                        worker.process.kill()  # it may live, if only its message was damaged
                         worker.process.join()
                         code = worker.process.exitcode
                         self._repeat(worker, f"died with exit code {code}", waiting, failures)

@@ -6,10 +6,14 @@ faults`) and prints what was lost.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +37,7 @@ SIZES: Final[dict[str, dict[str, Any]]] = {
         "action_sampler": {"vae": {"encoder_layer_dims": [8], "decoder_layer_dims": [8]}},
         "actor": {"enabled": True, "layer_dims": [8]},
     },
-    "cql": {"actor": {"layer_dims": [8]}, "critic": {"layer_dims": [8]}, "actor.bc_start_steps": 7},
+    "cql": {"actor": {"layer_dims": [8], "bc_start_steps": 7}, "critic": {"layer_dims": [8]}},
     "td3_bc": {"actor": {"layer_dims": [8]}, "critic": {"layer_dims": [8]}},
 }
 #: Place of a kill to the function whose n-th call it is.
@@ -61,6 +65,21 @@ class Kill:
     call: int
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """A run that was killed, beside one that was not.
+
+    Args:
+        killed: how often.
+        compared: number of values.
+        differing: names of those that are not the same.
+    """
+
+    killed: int
+    compared: int
+    differing: list[str]
+
+
 def config(algo: str, dataset: Path, output: Path, rollouts: bool) -> dict[str, Any]:
     """A small training, in which everything happens that a state has to hold."""
     return {
@@ -76,7 +95,7 @@ def config(algo: str, dataset: Path, output: Path, rollouts: bool) -> dict[str, 
         },
         "train": {
             "data": str(dataset), "output_dir": str(output), "num_epochs": EPOCHS,
-            "batch_size": 8, "cuda": False, "hdf5_filter_key": "train",
+            "batch_size": 8, "cuda": False, "hdf5_filter_key": "train", "hdf5_normalize_obs": False,
             "hdf5_validation_filter_key": "valid",
         },
         "observation": {"modalities": {"obs": {"low_dim": OBS, "rgb": []}}},
@@ -200,12 +219,79 @@ def only_run(output: Path) -> Path:
     return run
 
 
-def random_kills(seed: int, count: int) -> list[Kill]:
-    """Kills at random places of what is still to do, with a fixed seed."""
+def random_kills(seed: int, count: int, rollouts: bool) -> list[Kill]:
+    """Kills at random places, which come earlier from attempt to attempt: less is left to do."""
     rng = np.random.default_rng(seed)
     kills = []
-    for left in range(count, 0, -1):  # attempts have less and less to do
-        place = str(rng.choice(list(PLACES)))
-        most = max(2, CALLS[place] // (count + 1 - left + 1))
-        kills.append(Kill(place, int(rng.integers(1, most))))
+    for attempt in range(count):
+        place = str(rng.choice([it for it in PLACES if rollouts or it != "in a rollout"]))
+        kills.append(Kill(place, int(rng.integers(1, max(3, CALLS[place] // (attempt + 2))))))
     return kills
+
+
+def lift_dataset(path: Path) -> Path:
+    """Demonstrations of Lift, low-dimensional, with shaped rewards in rollouts."""
+    import h5py
+
+    from robomimic_vae_ext.data import collect
+    from robomimic_vae_ext.data.envs import EnvSpec
+    from robomimic_vae_ext.data.scripted_episode import CollectSettings
+
+    collect.collect(CollectSettings(EnvSpec("Lift"), "expert", 4), path)
+    with h5py.File(path, "r+") as file:
+        env_args = json.loads(file["data"].attrs["env_args"])
+        env_args["env_kwargs"]["reward_shaping"] = True
+        file["data"].attrs["env_args"] = json.dumps(env_args)
+    return path
+
+
+def compare(folder: Path, algo: str, dataset: Path, rollouts: bool, kills: list[Kill]) -> Outcome:
+    """Train once without kills (kept for the next call) and once with; compare the two."""
+    paths = {name: folder / f"{algo}_{name}.json" for name in ("whole", "killed")}
+    for name, path in paths.items():
+        output = folder / f"{algo}_{name}"
+        if name == "killed":
+            shutil.rmtree(output, ignore_errors=True)
+        path.write_text(json.dumps(config(algo, dataset, output, rollouts)))
+    if not (folder / f"{algo}_whole").exists():
+        train(paths["whole"])
+    killed = train(paths["killed"], kills)
+    found = [content(only_run(path.with_suffix(""))) for path in paths.values()]
+    return Outcome(killed, len(found[0]), differences(*found))
+
+
+def main(wanted: int = 4) -> int:
+    """Kill six algorithms' trainings, `wanted` times each (LAPO twice that); print the outcome."""
+    begin, killed, compared, lost, differing = time.monotonic(), 0, 0, 0, 0
+    with tempfile.TemporaryDirectory(prefix="faults_") as name:
+        folder = Path(name)
+        lift = lift_dataset(folder / "lift.hdf5")
+        for algo in SIZES:
+            rollouts = algo in ("lapo", "bc")
+            left, seed = 2 * wanted if algo == "lapo" else wanted, 0
+            while left > 0:
+                kills = random_kills(seed, min(left, 4), rollouts)
+                try:
+                    outcome = compare(folder, algo, lift, rollouts, kills)
+                except AssertionError as error:
+                    print(f"{algo}, seed {seed}: LOST: {error}", flush=True)
+                    lost, left = lost + 1, 0
+                    continue
+                print(
+                    f"{algo}, seed {seed}: {outcome.killed} kills, {outcome.compared} values, "
+                    f"differing {len(outcome.differing)} {outcome.differing[:3] or ''}",
+                    flush=True,
+                )
+                killed += outcome.killed
+                compared += outcome.compared
+                differing += len(outcome.differing)
+                left, seed = left - outcome.killed, seed + 1
+    print(
+        f"kills {killed}, runs lost {lost}, values compared {compared}, differing {differing}, "
+        f"{time.monotonic() - begin:.0f} s"
+    )
+    return 1 if lost or differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -51,9 +51,9 @@ def test_values_have_robomimics_shapes(make_model: Callable[..., Any]) -> None:
     assert not torch.equal(q, model.get_state_action_value(obs, torch.ones(3, 7)))
 
 
-def test_rollout_latent_zero_decodes_the_prior_mean(make_model: Callable[..., Any]) -> None:
+def test_extraction_zero_decodes_the_prior_mean(make_model: Callable[..., Any]) -> None:
     actor, zero = (
-        make_model({"algo": {"actor": {"rollout_latent": latent}}}) for latent in ("actor", "zero")
+        make_model({"algo": {"actor": {"extraction": latent}}}) for latent in ("actor", "zero")
     )
     for model in (actor, zero):
         model.set_eval()

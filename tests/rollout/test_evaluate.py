@@ -38,11 +38,9 @@ def test_the_sentence_says_what_was_measured() -> None:
     played = tuple(seeded_episode.Episode(i, i, i < 3, 10, float(i < 3), 0.1) for i in range(4))
     sentence = EvaluationResult("a.pth", "Lift", 5, 80, played).sentence()
     assert "3/4 = 75%" in sentence and "95 % interval" in sentence and "seed 5" in sentence
-    changed = EvaluationResult(
-        "a.pth", "Lift", 5, 80, played, {"algo.actor.rollout_latent": "zero"}
-    )
-    assert changed.sentence() == sentence + ", algo.actor.rollout_latent = zero"
-    assert changed.summary()["settings"] == {"algo.actor.rollout_latent": "zero"}
+    changed = EvaluationResult("a.pth", "Lift", 5, 80, played, {"algo.actor.extraction": "zero"})
+    assert changed.sentence() == sentence + ", algo.actor.extraction = zero"
+    assert changed.summary()["settings"] == {"algo.actor.extraction": "zero"}
 
 
 @pytest.mark.parametrize(
@@ -128,8 +126,8 @@ def load_with(checkpoint: Path, key: str, value: Any) -> Any:
 
 
 def test_a_setting_reaches_the_policy(checkpoint: Callable[[str], Path]) -> None:
-    key = "algo.actor.rollout_latent"
-    assert load_with(checkpoint("lapo"), key, "zero").algo_config.actor.rollout_latent == "zero"
+    key = "algo.actor.extraction"
+    assert load_with(checkpoint("lapo"), key, "zero").algo_config.actor.extraction == "zero"
     with pytest.raises(ConfigError, match=key):
         load_with(checkpoint("lapo"), key, "mean")
 
@@ -171,7 +169,7 @@ def test_environments_that_do_not_fit_are_one_sentence(
 
 @pytest.mark.simulator
 def test_settings_act_in_workers_as_without_them(checkpoint: Callable[[str], Path]) -> None:
-    zero = {"algo.actor.rollout_latent": "zero"}
+    zero = {"algo.actor.extraction": "zero"}
 
     def rewards(changes: dict[str, Any], **how: Any) -> list[float]:
         result = evaluate(checkpoint("lapo"), n=2, seed=4, device="cpu", settings=changes, **how)

@@ -100,5 +100,5 @@ def run(args: argparse.Namespace) -> int:
         if args.video is not None:
             print(f"video: {args.video}")
     finally:
-        print(result.sentence())
+        print(result.one_line())
     return 0

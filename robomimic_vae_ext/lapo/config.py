@@ -74,7 +74,7 @@ class LAPOConfig(base_config.BaseConfig):
 
         for name in ("critic", "actor_vae", "actor"):
             params = algo.optim_params[name]
-            params.learning_rate.initial = 3e-4  # Adam; the card's `critic_lr` is critic's
+            params.learning_rate.initial = 3e-4  # Adam; `critic_lr` in older notes is critic's
             params.learning_rate.decay_factor = 0.1  # factor at each epoch of the schedule
             params.learning_rate.epoch_schedule = []  # epochs at which the rate decays
             params.regularization.L2 = 0.0  # weight decay; would also shrink the encoder

@@ -106,7 +106,7 @@ def start_near_zero(head: nn.Module, bins: Bins, spread: float = 0.02) -> None:
 
 
 class ActorVAE(nn.Module):
-    """Conditional VAE over actions; the card calls it `actor_vae`.
+    """Conditional VAE over actions, `actor_vae` in the algorithm.
 
     Args:
         feature_dim: D. trunk_dim: T. action_dim: A. latent_dim: Z. layer_dims: hidden sizes.

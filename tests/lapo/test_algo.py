@@ -173,7 +173,7 @@ def test_save_and_load_gives_the_same_training(
     assert torch.equal(model.get_action(obs), other.get_action(obs))
 
 
-def test_a_foreign_checkpoint_is_one_sentence(make_model: Callable[..., Any]) -> None:
+def test_a_foreign_checkpoint_is_one_line(make_model: Callable[..., Any]) -> None:
     wide = make_model({"algo": {"encoder": {"trunk_dim": 32}}})
     with pytest.raises(CheckpointError, match="does not fit the networks") as caught:
         make_model().deserialize(wide.serialize())

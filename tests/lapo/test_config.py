@@ -198,7 +198,7 @@ def test_normalisation_that_cannot_work_is_refused(
         ),
     ],
 )
-def test_bad_values_are_one_sentence(values: dict[str, Any], message: str) -> None:
+def test_bad_values_are_one_line(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         update(values)
     assert message in str(caught.value)

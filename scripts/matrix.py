@@ -98,8 +98,7 @@ def install(cell: Cell, folder: Path, python: str, log: Any) -> None:
 def smoke(folder: Path, log: Any) -> list[str]:
     """Use the simulator once: the commands that fail."""
     python, target = folder / "bin" / "python", folder / "smoke.hdf5"
-    target.unlink(missing_ok=True)
-    cameras = ["--cameras", "agentview", "robot0_eye_in_hand", "--out", str(target)]
+    cameras = ["--cameras", "agentview", "robot0_eye_in_hand", "--out", str(target), "--overwrite"]
     commands = (["doctor", "--timeout", "120"], ["collect", "--env", "Lift", "--n", "1", *cameras])
     failed = []
     for words in commands:

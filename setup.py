@@ -72,12 +72,10 @@ setup(
         "torch>=2.6",  # nn.utils.get_total_norm; with torchvision of the same build
         "torchvision",  # imported by robomimic; must come from where torch comes from
         "numpy>=1.26",  # robosuite's mink 0.0.5 asks for < 2, but all works with 2: docs/install.md
-        "pandas>=2",
-        "scipy>=1.11",
-        "psutil",
         "h5py>=3.10",
         "pandas>=2.2",
         "scipy>=1.11",
+        "psutil",
         "imageio",  # rollout videos
         "imageio-ffmpeg",  # carries an ffmpeg binary: no system package needed
         "matplotlib>=3.8",

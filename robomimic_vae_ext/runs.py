@@ -23,12 +23,15 @@ def find_run(path: Path) -> Path:
     """Return a run's folder.
 
     Args:
-        path: of a run, or of an experiment, whose newest run is taken and printed.
+        path: of a run, of a checkpoint in it, or of an experiment, whose newest run is taken and
+            printed.
 
     Raises:
         CheckpointError: there is no such folder, or it holds no runs.
     """
     path = path.expanduser()
+    if path.is_file() and path.parent.name == "models":
+        return path.parent.parent
     if not path.is_dir():
         raise CheckpointError(
             f"there is no folder {path}" if not path.exists() else f"{path} is a file",

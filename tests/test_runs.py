@@ -24,8 +24,9 @@ def test_the_newest_checkpoint_of_the_newest_run(
     make_run(experiment / "20260101000000", "50")
     newest = make_run(experiment / "20260102000000", "2", "10", "10_best_validation_0.1", "9")
     (experiment / "notes").mkdir()
-    assert runs.find_run(experiment) == newest
     checkpoint = newest / "models" / "model_epoch_10.pth"
+    for path in (experiment, newest, checkpoint):
+        assert runs.find_run(path) == newest
     for path in (experiment, newest, newest / "models", checkpoint):
         assert runs.find_checkpoint(path) == checkpoint
     printed = capsys.readouterr().out

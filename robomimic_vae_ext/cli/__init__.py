@@ -9,16 +9,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 from robomimic_vae_ext import errors
-
-# robosuite prints advice on its settings in every process that imports it. At the top level, so
-# that it holds in spawned workers too: they import this module again through `__main__`.
-logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 #: Verb to its line in `lapo --help`, in the order in which a user needs them.
 VERBS: Final = {
@@ -92,4 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.verb is None:
         parser.print_help()
         return 2
+    import robomimic_vae_ext.robosuite_advice  # noqa: F401
+
     return errors.exit_code(f"lapo {args.verb}", lambda: args.run(args))

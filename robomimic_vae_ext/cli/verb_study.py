@@ -1,10 +1,11 @@
 """Run a study: tasks x arms x seeds, each a job that trains, is measured and is rolled out.
 
-    lapo study configs/study/smoke.json --out runs/study_smoke
+    lapo study study/smoke --out runs/study_smoke
 
-FILE is JSON; docs/own_study.md explains its keys. Jobs are folders below --out. After Ctrl-C, a
-crash or a change of machine the same command continues where it stopped. At the end it writes
-report.md, results.csv, results.json and figures into --out, of the jobs that have results.
+FILE is JSON, or the name of a shipped example; docs/own_study.md explains its keys. Jobs are
+folders below --out. After Ctrl-C, a crash or a change of machine the same command continues where
+it stopped. At the end it writes report.md, results.csv, results.json and figures into --out, of the
+jobs that have results.
 """
 
 from __future__ import annotations
@@ -53,9 +54,10 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{name.replace('_', '-')} {value}", "at least 1", "Correct it.")
     if args.minutes is not None and args.minutes < 0:
         raise ConfigError(f"--minutes {args.minutes}", "at least 0", "Correct it.")
+    from robomimic_vae_ext import shipped_configs
     from robomimic_vae_ext.study.study_file import read_study
 
-    study = read_study(path)
+    study = read_study(shipped_configs.find(path))
     out = args.out or Path("runs") / study.name
     from robomimic_vae_ext.study import run_study
 

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+import robomimic_vae_ext.robosuite_advice  # noqa: F401  (before robosuite is imported)
 from robomimic_vae_ext.errors import DatasetError, SimulationError, VaeExtError
 
 try:

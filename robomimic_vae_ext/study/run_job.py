@@ -359,8 +359,8 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     _stop_with_parent()
     logging.basicConfig(level=logging.WARNING)
-    # Hides robosuite's advice on its settings; a filter, since robosuite sets the level itself.
-    logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
+    import robomimic_vae_ext.robosuite_advice  # noqa: F401
+
     try:
         run_job(args.folder, args.cuda)
     except VaeExtError as error:

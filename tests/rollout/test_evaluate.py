@@ -85,7 +85,7 @@ def test_a_device_that_is_not_there_is_one_sentence() -> None:
 def test_the_script_exits_with_2_and_one_line(tmp_path: Path) -> None:
     result = run_script("evaluate.py", "--agent", tmp_path / "none.pth", "--n", 1)
     assert result.returncode == 2
-    assert [line for line in result.stderr.splitlines() if line.startswith("evaluate.py:")]
+    assert [line for line in result.stderr.splitlines() if line.startswith("lapo evaluate: ")]
     assert "Traceback" not in result.stderr
 
 

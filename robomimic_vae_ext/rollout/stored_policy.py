@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import robomimic.config as config_module
 import robomimic.config.base_config as base_config
 import robomimic.utils.file_utils as file_utils
 import robomimic.utils.torch_utils as torch_utils
@@ -17,6 +18,7 @@ import torch
 
 from robomimic_vae_ext import compat
 from robomimic_vae_ext.errors import CheckpointError
+from robomimic_vae_ext.plugin import ALGO_NAME
 from robomimic_vae_ext.rollout import batch_policy
 
 
@@ -59,7 +61,18 @@ def load_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
             "Take another checkpoint of the run; this one may be half-written.",
         ) from error
     check_metadata(checkpoint, path)
-    return dict(checkpoint)
+    if checkpoint["algo_name"] != ALGO_NAME:
+        return dict(checkpoint)
+    # With all keys of today, so that `--set` can name them for checkpoints of any version.
+    try:
+        today = config_module.config_factory(ALGO_NAME, dic=json.loads(checkpoint["config"]))
+    except RuntimeError as error:  # a key that no version had
+        raise CheckpointError(
+            f"the config in {path} is not of this algorithm ({error})",
+            "the config of the run",
+            "Take another checkpoint of the run.",
+        ) from error
+    return checkpoint | {"config": today.dump()}
 
 
 def _check_bytes(path: Path) -> None:

@@ -85,6 +85,16 @@ setup(
     ],
     extras_require={
         "cluster": ["ray"],  # studies on several machines (80 MB); anything else goes without
-        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "import-linter", "pandas-stubs", "ray"],
+        "export": ["safetensors"],  # lapo export --format safetensors
+        "dev": [
+            "safetensors",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "mypy",
+            "import-linter",
+            "pandas-stubs",
+            "ray",
+        ],
     },
 )

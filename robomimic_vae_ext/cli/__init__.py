@@ -24,6 +24,7 @@ VERBS: Final = {
     "validate": "check that a dataset can be trained on",
     "train": "train from a config: robomimic's training, checked before it starts",
     "evaluate": "success rate of a checkpoint over seeded episodes",
+    "export": "write a policy to a file that needs neither robomimic nor a simulator",
     "plot": "draw the training curves of runs",
     "compare": "two runs over each other: curves and a table",
     "inspect": "what the critic or the actor of a checkpoint does on a dataset",

@@ -1,13 +1,13 @@
 """Child processes that end with their parent, and a SIGTERM that cleans up.
 
-Standard library only: every worker imports this first.
+Standard library only: every worker process imports this first.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import multiprocessing
+import multiprocessing.context
 import os
 import signal
 import sys
@@ -24,26 +24,55 @@ _END_SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)
 _LIBC: Final[Any] = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-def end_with_parent(parent: int | None = None) -> None:
+def end_with_parent(parent: int) -> None:
     """Let the kernel kill this process when its parent ends, however that ends.
 
-    On Linux by the parent-death signal, elsewhere by a thread that looks every second. Call it
-    first in a worker process. The signal comes when the *thread* that started this process ends,
-    so workers have to be started by a thread that lives as long as they do.
+    On Linux by the parent-death signal, elsewhere by a thread that looks every second. The signal
+    comes when the *thread* that started this process ends, so processes have to be started by a
+    thread that lives as long as they do.
 
     Args:
-        parent: process number of the parent; None: the one that multiprocessing knows.
+        parent: its process number.
     """
-    if parent is None:
-        known = multiprocessing.parent_process()
-        assert known is not None and known.pid is not None, "not a child of multiprocessing"
-        parent = known.pid
     if _LIBC is None:
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
         return
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it ended before the signal was asked for
         os._exit(1)
+
+
+class _EndWithParent:
+    """Calls `end_with_parent` where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[int], None], tuple[int]]:
+        return end_with_parent, (os.getpid(),)
+
+
+class EndingProcess(multiprocessing.context.SpawnProcess):
+    """A spawned process that ends with its parent, from its first moments on.
+
+    What it is to run is unpickled after that, which can import for many seconds.
+    """
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _rebuilt, (_EndWithParent(), type(self), self.__dict__)
+
+
+def _rebuilt(_: None, kind: type[EndingProcess], state: dict[str, Any]) -> EndingProcess:
+    process = kind.__new__(kind)
+    process.__dict__.update(state)
+    return process
+
+
+class EndingContext(multiprocessing.context.SpawnContext):
+    """multiprocessing's context `spawn`, of `EndingProcess`."""
+
+    Process = EndingProcess
+
+
+#: For all worker processes. Spawned: EGL contexts and torch's threads do not survive a fork.
+CONTEXT: Final = EndingContext()
 
 
 def ending_with_this() -> Callable[[], None] | None:

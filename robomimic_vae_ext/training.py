@@ -362,13 +362,17 @@ def _failures() -> Iterator[None]:
         raise
     except OSError as error:
         raise OutputError(
-            f"training stopped: {error}", "files that can be written and read",
+            f"training stopped: {_first_line(error)}", "files that can be written and read",
             "Make space or restore the file, then continue with lapo train --resume.",
         ) from error  # fmt: skip
     except Exception as error:
         traceback.print_exc()
         raise TrainingError(
-            f"training failed with {type(error).__name__}: {error}",
+            f"training failed with {type(error).__name__}: {_first_line(error)}",
             "the run to finish",
             "The traceback is above; what was saved until then is kept.",
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]

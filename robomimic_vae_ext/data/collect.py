@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import multiprocessing
 import os
 import shutil
 import time
@@ -196,10 +195,9 @@ def _run_episodes(
         for index in missing:
             yield worker.run(index)
         return
-    # Spawned, not forked: an EGL context does not survive a fork.
     pool = ProcessPoolExecutor(
         min(workers, len(missing)),
-        multiprocessing.get_context("spawn"),
+        processes.CONTEXT,
         _start_worker,
         (settings, partial),
     )
@@ -221,7 +219,6 @@ _COLLECTOR: Collector | None = None
 
 
 def _start_worker(settings: CollectSettings, partial: Path) -> None:
-    processes.end_with_parent()
     # An error raised here would reach the parent as a dead worker without its message, so the
     # environment is built by the first episode instead.
     global _COLLECTOR

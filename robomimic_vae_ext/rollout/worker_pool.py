@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import queue
 import signal
 import threading
@@ -19,14 +18,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from robomimic_vae_ext import processes
 from robomimic_vae_ext.errors import SimulationError
 from robomimic_vae_ext.rollout import worker_process
 
 LOGGER: Final = logging.getLogger(__name__)
 ATTEMPTS: Final = 3  # times that an episode may fail before all is given up
 
-# spawn: EGL contexts and torch's threads do not survive a fork.
-_CONTEXT: Final = multiprocessing.get_context("spawn")
 _TICK: Final = 1.0  # longest wait that counts at once [s]: a stopped parent hangs, not its workers
 
 Act = Callable[[Sequence[dict[str, np.ndarray]]], list[np.ndarray]]
@@ -59,8 +57,10 @@ class _Worker:
         self.task: worker_process.Task | None = None
         self.deadline = 0.0
         self.connection: Connection
-        self.connection, theirs = _CONTEXT.Pipe()
-        self.process = _CONTEXT.Process(target=worker_process.serve, args=(theirs,), daemon=True)
+        self.connection, theirs = processes.CONTEXT.Pipe()
+        self.process = processes.CONTEXT.Process(
+            target=worker_process.serve, args=(theirs,), daemon=True
+        )
         # Ctrl-C goes to the whole process group and is the parent's business: workers are born
         # with SIGINT blocked. The tracker first, since its own start unblocks it.
         resource_tracker.ensure_running()

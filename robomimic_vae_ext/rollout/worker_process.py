@@ -18,7 +18,7 @@ import numpy as np
 import robomimic.algo.algo as algo_module
 import robomimic.utils.obs_utils as obs_utils
 
-from robomimic_vae_ext import overrides, processes
+from robomimic_vae_ext import overrides
 from robomimic_vae_ext.errors import VaeExtError
 from robomimic_vae_ext.rollout import seeded_episode, stored_policy
 
@@ -149,7 +149,6 @@ def serve(connection: Connection) -> None:
     Args:
         connection: to the parent; brings pairs of `Setup` and `Task`, takes the messages above.
     """
-    processes.end_with_parent()
     with seeded_episode.one_thread():
         setup: Setup | None = None
         runner: seeded_episode.Runner | None = None

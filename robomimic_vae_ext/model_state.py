@@ -87,7 +87,7 @@ def first_non_finite(algo: Any) -> str | None:
     }
     if not tensors:
         return None
-    good = torch.stack([tensor.isfinite().all().cpu() for tensor in tensors.values()])
+    good = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])
     return next((name for name, ok in zip(tensors, good.tolist(), strict=True) if not ok), None)
 
 

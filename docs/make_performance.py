@@ -1,4 +1,4 @@
-"""Write the generated tables of performance.md and README.md, and the charts of bench_*.json.
+"""Write the generated tables of performance.md, and the charts of bench_*.json.
 
     python docs/make_performance.py            # after `lapo bench --out docs/bench_cpu.json`
     python docs/make_performance.py --no-charts
@@ -142,7 +142,7 @@ def main() -> int:
     )
     parser.add_argument("--no-charts", action="store_true", help="write the tables only")
     args = parser.parse_args()
-    for document in (DOCS / "performance.md", DOCS.parent / "README.md"):
+    for document in (DOCS / "performance.md",):
         files.write_text(document, fill(document.read_text(encoding="utf-8"), DOCS))
     for path in () if args.no_charts else sorted(DOCS.glob("bench_*.json")):
         chart(json.loads(path.read_text()), path.with_suffix(".png"))

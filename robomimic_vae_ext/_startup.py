@@ -28,7 +28,7 @@ WATCHED = frozenset(
 
 
 class WatchedLoader:
-    """Stands before a module's own loader for one execution, and then steps back.
+    """Wraps a module's own loader for one execution, and then removes itself.
 
     A delegate rather than a patched loader: zip imports share one loader between modules, frozen
     ones use a class, and some refuse assignment.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def robomimic_version() -> Version:
     """Version of the robomimic that is imported.
 
-    Not the package metadata: a source checkout on PYTHONPATH may stand before an installed one.
+    Not the package metadata: a source checkout on PYTHONPATH may come before an installed one.
     """
     import robomimic
     from packaging.version import Version

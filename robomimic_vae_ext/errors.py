@@ -64,7 +64,7 @@ class AuditError(VaeExtError):
 
 
 def exit_code(name: str, main: Callable[[], int]) -> int:
-    """Run a script's main function; errors that a person can mend become one sentence.
+    """Run a command's main function; errors that a user can correct become one line.
 
     Args:
         name: of the script.

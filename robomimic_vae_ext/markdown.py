@@ -49,7 +49,7 @@ def frame(values: pd.DataFrame) -> str:
 
 
 def between(text: str, name: str) -> str | None:
-    """What stands between `<!-- name -->` and the next end marker; None without the first.
+    """What is between `<!-- name -->` and the next end marker; None without the first.
 
     Raises:
         ConfigError: there is no end marker, so that what is to be replaced or kept is not known.

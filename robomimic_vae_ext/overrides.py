@@ -27,7 +27,7 @@ def parse(texts: list[str]) -> dict[str, Any]:
         if not (key and equals) or key in settings:
             raise ConfigError(
                 f"--set '{text}'" + (" sets that key again" if key in settings else ""),
-                "KEY=VALUE, such as algo.actor.rollout_latent=zero, each key once",
+                "KEY=VALUE, such as algo.actor.extraction=zero, each key once",
                 "Correct it.",
             )
         try:

@@ -71,7 +71,7 @@ def _register_algo() -> None:
     from robomimic.algo.algo import REGISTERED_ALGO_FACTORY_FUNCS, register_algo_factory_func
 
     _refuse_foreign("algorithm", REGISTERED_ALGO_FACTORY_FUNCS)
-    # Now, so that a broken installation is heard of now. It may be half-way through its own
+    # Now, so that a broken installation fails now. It may be half-way through its own
     # import, which brought robomimic.algo here: so nothing of it is touched before it is used.
     import robomimic_vae_ext.lapo.algo  # noqa: F401
 
@@ -86,7 +86,7 @@ def algo_config_to_class(algo_config: Any) -> tuple[type, dict[str, Any]]:
 
 
 def _refuse_foreign(kind: str, registry: Mapping[str, Any]) -> None:
-    """Raise if somebody else's entry stands under our name; robomimic itself would replace it."""
+    """Raise if somebody else's entry has our name; robomimic itself would replace it."""
     entry = registry.get(ALGO_NAME)
     if entry is not None and not entry.__module__.startswith(f"{__package__}."):
         raise RegistrationError(

@@ -1,9 +1,10 @@
-"""One table and one figure of the success of final policies in all published studies.
+"""Tables and figures of the success of final policies in all published studies.
 
     python studies/overview.py
 
-Reads studies/results/*/results.json, and writes the table into studies/README.md and the figure to
-docs/overview.png. Intervals are 95 % bootstraps over seeds and episodes.
+Reads studies/results/*/results.json. Writes the table of all methods into studies/README.md with
+the figure docs/overview.png, and that of the main ones into README.md with docs/results.png.
+Intervals are 95 % bootstraps over seeds and episodes.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ ORDER: Final = (
     "branch", "vae_orth", "critic_orth", "joint_orth", "frozen", "bc", "bcq", "iql",
 )  # fmt: skip
 MARKER: Final = "overview"
+#: Methods and columns of README.md.
+MAIN_METHODS: Final = ("joint", "vae", "critic", "bc", "bcq", "iql")
+MAIN_COLUMNS: Final = (
+    "play_lift, 2,000 steps", "can_paired, 4,000 steps", "stack_mixed, 4,000 steps",
+    "lift_mixed, 1,000 steps",
+)  # fmt: skip
 
 
 def read_episodes() -> pd.DataFrame:
@@ -63,15 +70,25 @@ def estimates(episodes: pd.DataFrame) -> dict[str, dict[str, Estimate]]:
 
 def table(found: dict[str, dict[str, Estimate]]) -> str:
     """Methods in rows, tasks in columns."""
-
-    def cell(estimate: Estimate | None) -> str:
-        if estimate is None:
-            return markdown.NOTHING
-        value, low, high = (f"{x:.0f}" for x in estimate if x is not None)
-        return f"{value} ({low} to {high})"
-
     rows = [[f"`{m}`", *(cell(by_method.get(m)) for by_method in found.values())] for m in ORDER]
     return markdown.table(["success [%]", *found], rows)
+
+
+def main_table(found: dict[str, dict[str, Estimate]]) -> str:
+    """Tasks in rows, the main methods in columns."""
+    rows = [
+        [column.split(",")[0], *(cell(found[column].get(m)) for m in MAIN_METHODS)]
+        for column in MAIN_COLUMNS
+    ]
+    return markdown.table(["success [%]", *(f"`{m}`" for m in MAIN_METHODS)], rows)
+
+
+def cell(estimate: Estimate | None) -> str:
+    """Mean and interval."""
+    if estimate is None:
+        return markdown.NOTHING
+    value, low, high = (f"{x:.0f}" for x in estimate if x is not None)
+    return f"{value} ({low} to {high})"
 
 
 def main() -> int:
@@ -79,14 +96,19 @@ def main() -> int:
     found = estimates(read_episodes())
     missing = np.setdiff1d([m for by_method in found.values() for m in by_method], ORDER)
     assert not missing.size, f"not in ORDER: {missing}"
-    readme = HERE / "README.md"
-    if not markdown.fill(readme, MARKER, table(found)):
-        print(f"{readme} has no <!-- {MARKER} -->", file=sys.stderr)
-        return 2
-    shown = {c.replace(", ", "\n", 1): by_method for c, by_method in found.items()}
-    figure = HERE.parent / "docs" / "overview.png"
-    study_figures.dot_panels(shown, study_figures.arm_styles(FIGURE), figure)
-    print(f"written: {readme}, {figure}")
+    docs = HERE.parent / "docs"
+    styles = study_figures.arm_styles(FIGURE)  # a colour for each method, the same in both figures
+    for readme, text, columns, methods, figure in (
+        (HERE / "README.md", table(found), tuple(found), FIGURE, docs / "overview.png"),
+        (HERE.parent / "README.md", main_table(found), MAIN_COLUMNS, MAIN_METHODS,
+         docs / "results.png"),
+    ):  # fmt: skip
+        if not markdown.fill(readme, MARKER, text):
+            print(f"{readme} has no <!-- {MARKER} -->", file=sys.stderr)
+            return 2
+        shown = {column.replace(", ", "\n", 1): found[column] for column in columns}
+        study_figures.dot_panels(shown, {name: styles[name] for name in methods}, figure)
+        print(f"written: {readme}, {figure}")
     return 0
 
 

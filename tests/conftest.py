@@ -24,7 +24,7 @@ import pytest
 import torch
 
 # What runs in the background of a script ignores Ctrl-C and hands that on to its children, of which
-# the tests ask that they heed it.
+# the tests require that they obey it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).parent.parent

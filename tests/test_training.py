@@ -135,9 +135,7 @@ def test_a_failure_inside_training_exits_non_zero(dataset: Path, tmp_path: Path)
     assert "NoSuchCore" in result.stderr
 
 
-def test_pictures_that_do_not_fit_their_crop_are_one_sentence(
-    dataset: Path, tmp_path: Path
-) -> None:
+def test_pictures_that_do_not_fit_their_crop_are_one_line(dataset: Path, tmp_path: Path) -> None:
     crop = {
         "obs_randomizer_class": "CropRandomizer",
         "obs_randomizer_kwargs": {
@@ -246,7 +244,7 @@ def bad_config(tmp_path: Path, kind: str) -> str:
         ("no data", "train.data is null"),
     ],
 )
-def test_bad_configs_are_one_sentence(tmp_path: Path, kind: str, message: str) -> None:
+def test_bad_configs_are_one_line(tmp_path: Path, kind: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         training.train(TrainOptions(bad_config(tmp_path, kind)))
     assert message in str(caught.value)

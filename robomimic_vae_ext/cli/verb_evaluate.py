@@ -5,7 +5,7 @@ the same episodes, with any number of workers.
 
 examples:
   lapo evaluate RUN --n 50 --seed 0 --workers 2 --video policy.mp4 --out evaluation.json
-  lapo evaluate RUN/models/model_epoch_10.pth --set algo.actor.rollout_latent=zero
+  lapo evaluate RUN/models/model_epoch_10.pth --set algo.actor.extraction=zero
 """
 
 from __future__ import annotations
@@ -100,5 +100,5 @@ def run(args: argparse.Namespace) -> int:
         if args.video is not None:
             print(f"video: {args.video}")
     finally:
-        print(result.sentence())
+        print(result.one_line())
     return 0

@@ -22,6 +22,7 @@ from robomimic_vae_ext.errors import CheckpointError, OwnershipError
 from robomimic_vae_ext.lapo import (
     auxiliary,
     batches,
+    extraction,
     gradients,
     heads,
     losses,
@@ -128,6 +129,7 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
             self.nets[target] = deepcopy(self.nets[source]).requires_grad_(False)
         self.nets = self.nets.float().to(self.device)
         self._gradient_steps = 0
+        self._prior_draws = extraction.prior_draws(config.actor.samples, latent_dim).to(self.device)
 
     def _create_optimizers(self) -> None:
         """Create one optimizer per loss; the encoder joins that of its owner as a named group.
@@ -288,16 +290,17 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
 
     def _policy_value(self, features: Tensor, noise: bool) -> Tensor:
         """Value of the slow policy under the slow Q: (B,)."""
-        actor = self.nets["actor_target"]
-        z = actor(features)  # (B, Z)
-        if noise:
+        rule = self.algo_config.actor.target_extraction
+        actor, vae = self.nets["actor_target"], self.nets["actor_vae_target"]
+        critic = self.nets["critic_target"]
+        z = extraction.choose_latent(rule, features, actor, vae, critic, self._prior_draws)
+        if noise and rule == "actor":  # draws from the prior are spread out already
             config = self.algo_config.actor
             bound = config.target_noise_clip
             epsilon = (config.target_noise * torch.randn_like(z)).clamp(-bound, bound)
             limit = actor.max_latent_action
             z = (z + limit * epsilon).clamp(-limit, limit)
-        actions = self.nets["actor_vae_target"].decode(features, z)
-        q = self.nets["critic_target"].q_values(features, actions)
+        q = critic.q_values(features, vae.decode(features, z))
         return losses.mix_min_max(q, self.algo_config.critic.doubleq_min)
 
     def _update_critic_and_vae(
@@ -440,11 +443,14 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
             (B, A), in [-1, 1].
         """
         assert not self.nets.training
+        config = self.algo_config.actor
         features = self.features_of(obs_dict, goal_dict)
-        z = self.nets["actor"](features)
-        if self.algo_config.actor.rollout_latent == "zero":
-            z = torch.zeros_like(z)
-        return self.nets["actor_vae"].decode(features, z)
+        vae = self.nets["actor_vae" if config.decoder == "online" else "actor_vae_target"]
+        z = extraction.choose_latent(
+            config.extraction, features, self.nets["actor"], vae, self.nets["critic"],
+            self._prior_draws,
+        )  # fmt: skip
+        return vae.decode(features, z)
 
     @torch.no_grad()
     def get_state_value(self, obs_dict: Obs, goal_dict: Obs | None = None) -> Tensor:

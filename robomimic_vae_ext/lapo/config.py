@@ -15,7 +15,8 @@ from robomimic_vae_ext.errors import ConfigError
 from robomimic_vae_ext.lapo.owners import AUXILIARY, OWNERS
 
 NORMS = ("group_norm", "batch_norm", "frozen_batch_norm")
-ROLLOUT_LATENTS = ("actor", "zero")
+EXTRACTIONS = ("actor", "zero", "best_of_n", "actor_in_best_of_n")
+DECODERS = ("online", "slow")
 BF16 = ("auto", "on", "off")
 CRITIC_LOSSES = ("mse", "hl_gauss")
 STORAGES = ("memory", "disk", "auto")
@@ -29,6 +30,8 @@ RETIRED = {
     "algo.actor.start_step": 0,
 }
 
+#: Options that have another name now; configs of earlier versions are read with the old one.
+RENAMED = {"algo.actor.rollout_latent": "extraction"}
 
 #: What checkpoints were trained with whose configs lack these keys.
 BEFORE = {
@@ -71,7 +74,7 @@ class LAPOConfig(base_config.BaseConfig):
 
         for name in ("critic", "actor_vae", "actor"):
             params = algo.optim_params[name]
-            params.learning_rate.initial = 3e-4  # Adam; the card's `critic_lr` is critic's
+            params.learning_rate.initial = 3e-4  # Adam; `critic_lr` in older notes is critic's
             params.learning_rate.decay_factor = 0.1  # factor at each epoch of the schedule
             params.learning_rate.epoch_schedule = []  # epochs at which the rate decays
             params.regularization.L2 = 0.0  # weight decay; would also shrink the encoder
@@ -142,8 +145,16 @@ class LAPOConfig(base_config.BaseConfig):
         algo.actor.target_noise_clip = 0.3  # bound of that noise, relative to max z
         # Weight of -log N(z; 0, 1) against Q/mean|Q|: keeps the actor near the CVAE's prior.
         algo.actor.prior_weight = 0.0
-        # z in rollouts: what the actor chooses, or zero (advantage-weighted behaviour cloning).
-        algo.actor.rollout_latent = "actor"
+        # Whose z is played. actor: what the latent actor chooses (LAPO). zero: z = 0, which is
+        # advantage-weighted behaviour cloning. best_of_n: of N fixed draws from the CVAE's prior
+        # the one whose action has the largest min(Q1, Q2). actor_in_best_of_n: the actor's z, too.
+        # `lapo evaluate --set algo.actor.extraction=zero` plays a checkpoint with another rule.
+        algo.actor.extraction = "actor"
+        algo.actor.target_extraction = "actor"  # the same choice in V's target, by the slow copies
+        algo.actor.samples = 32  # N; heads only, observations are encoded once
+        # Decoder of the actions that are played. LAPO's code takes the slow one, through which its
+        # actor is trained; which is better has not been measured by protocol yet.
+        algo.actor.decoder = "online"
 
         # ---- speed ----
         # Ways to compute the same thing; docs/performance.md has what each one gives. First: one
@@ -221,9 +232,17 @@ def _without_retired(source: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _drop_retired(config: Any) -> None:
+    for key, new in RENAMED.items():
+        *levels, old = key.split(".")
+        section: Any = config
+        for level in levels:
+            section = section.get(level) if isinstance(section, Mapping) else None
+        if isinstance(section, dict) and old in section:
+            section.setdefault(new, section[old])
+            del section[old]
     for key, off in RETIRED.items():
         *levels, last = key.split(".")
-        section: Any = config
+        section = config
         for level in levels:
             section = section.get(level) if isinstance(section, Mapping) else None
         if not isinstance(section, dict) or last not in section:
@@ -316,6 +335,7 @@ NUMBERS = {
 }
 WHOLE_NUMBERS = {
     "algo.audit.every_n_steps": 0,
+    "algo.actor.samples": 1,
     "algo.encoder.trunk_dim": 1,
     "algo.critic.bins": 2,
     "train.seq_length": 1,
@@ -332,7 +352,9 @@ CHOICES = {
     "algo.encoder.owner": tuple(OWNERS),
     "algo.encoder.norm": NORMS,
     "algo.critic.loss": CRITIC_LOSSES,
-    "algo.actor.rollout_latent": ROLLOUT_LATENTS,
+    "algo.actor.extraction": EXTRACTIONS,
+    "algo.actor.target_extraction": EXTRACTIONS,
+    "algo.actor.decoder": DECODERS,
     "algo.speed.fused_optimizers": (True, False),
     "algo.speed.channels_last": (True, False),
     "algo.speed.bf16_encoder": BF16,

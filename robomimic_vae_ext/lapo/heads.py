@@ -15,6 +15,11 @@ from robomimic_vae_ext.lapo.losses import Bins
 LOG_STD_MIN, LOG_STD_MAX = -4.0, 4.0
 
 
+def _beside(x: Tensor, other: Tensor) -> Tensor:
+    """Repeat (B, T) to (B, N, T) where the other tensor is (B, N, ...)."""
+    return x[:, None].expand(-1, other.shape[1], -1) if other.ndim == 3 else x
+
+
 class Trunk(nn.Module):
     """A head's own view of the shared features: Linear, LayerNorm, tanh. (B, D) to (B, T)."""
 
@@ -58,9 +63,9 @@ class Critic(nn.Module):
                 start_near_zero(head, bins)
 
     def q_outputs(self, features: Tensor, actions: Tensor) -> Tensor:
-        """Outputs of both Q: (B, D), (B, A) to (2, B, K)."""
-        x = torch.cat([self.q_trunk(features), actions], dim=-1)  # (B, T + A)
-        return torch.cat([self.q1(x), self.q2(x)], dim=-1).unflatten(-1, (2, -1)).transpose(0, 1)
+        """Outputs of both Q: (B, D) and (B, A) or (B, N, A) to (2, B, K) or (2, B, N, K)."""
+        x = torch.cat([_beside(self.q_trunk(features), actions), actions], dim=-1)
+        return torch.cat([self.q1(x), self.q2(x)], dim=-1).unflatten(-1, (2, -1)).movedim(-2, 0)
 
     def v_outputs(self, features: Tensor) -> Tensor:
         """Outputs of V: (B, D) to (B, K)."""
@@ -71,7 +76,7 @@ class Critic(nn.Module):
         return outputs.squeeze(-1) if self.bins is None else self.bins.expectation(outputs)
 
     def q_values(self, features: Tensor, actions: Tensor) -> Tensor:
-        """Both Q values: (B, D), (B, A) to (2, B)."""
+        """Both Q values: (B, D) and (B, A) or (B, N, A) to (2, B) or (2, B, N)."""
         return self.to_values(self.q_outputs(features, actions))
 
     def q1_value(self, features: Tensor, actions: Tensor) -> Tensor:
@@ -101,7 +106,7 @@ def start_near_zero(head: nn.Module, bins: Bins, spread: float = 0.02) -> None:
 
 
 class ActorVAE(nn.Module):
-    """Conditional VAE over actions; the card calls it `actor_vae`.
+    """Conditional VAE over actions, `actor_vae` in the algorithm.
 
     Args:
         feature_dim: D. trunk_dim: T. action_dim: A. latent_dim: Z. layer_dims: hidden sizes.
@@ -138,11 +143,11 @@ class ActorVAE(nn.Module):
         return self._decode(x, z), mean, log_std
 
     def decode(self, features: Tensor, z: Tensor) -> Tensor:
-        """Action of a latent: (B, D), (B, Z) to (B, A), in [-1, 1]."""
+        """Action of a latent: (B, D) and (B, Z) or (B, N, Z) to (B, A) or (B, N, A), in [-1, 1]."""
         return self._decode(self.trunk(features), z)
 
     def _decode(self, x: Tensor, z: Tensor) -> Tensor:
-        return torch.tanh(self.decoder(torch.cat([x, z], dim=-1)))
+        return torch.tanh(self.decoder(torch.cat([_beside(x, z), z], dim=-1)))
 
 
 class LatentActor(nn.Module):

@@ -1,7 +1,7 @@
 """The shared encoder of LAPO.
 
 It is robomimic's ObservationGroupEncoder, so every modality, core and randomizer that robomimic
-knows works in it, and those of cores.py. What reads its features stands in heads.py.
+knows works in it, and those of cores.py. What reads its features is in heads.py.
 """
 
 from __future__ import annotations

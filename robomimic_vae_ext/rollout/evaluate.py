@@ -60,7 +60,7 @@ class EvaluationResult:
             "episodes": [asdict(episode) for episode in self.episodes],
         }
 
-    def sentence(self) -> str:
+    def one_line(self) -> str:
         """The result in one line."""
         result = self.summary()
         low, high = result["success_rate_95"]

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import robomimic.config as config_module
 import robomimic.config.base_config as base_config
 import robomimic.utils.file_utils as file_utils
 import robomimic.utils.torch_utils as torch_utils
@@ -15,6 +16,7 @@ import torch
 
 from robomimic_vae_ext import compat
 from robomimic_vae_ext.errors import CheckpointError
+from robomimic_vae_ext.plugin import ALGO_NAME
 from robomimic_vae_ext.rollout import batch_policy
 
 
@@ -61,14 +63,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "Import the package that registers it first.",
         )
     try:
-        json.loads(checkpoint["config"])
+        config = json.loads(checkpoint["config"])
     except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"the config in {path} is not JSON ({error})",
             "the config of the run",
             "Take another checkpoint of the run.",
         ) from error
-    return checkpoint
+    if checkpoint["algo_name"] != ALGO_NAME:
+        return checkpoint
+    # With all keys of today, so that `--set` can name them for checkpoints of any version.
+    today = config_module.config_factory(ALGO_NAME, dic=config)
+    return checkpoint | {"config": today.dump()}
 
 
 def load_policy(checkpoint: dict[str, Any], device: str | None) -> Any:

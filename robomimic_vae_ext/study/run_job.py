@@ -246,7 +246,7 @@ def _zero_latent(job: Job, folder: Path, device: torch.device) -> dict[str, Any]
     from robomimic_vae_ext.analysis import actor_shift
 
     counts = {job.steps: job.evaluation.zero_latent_episodes}
-    settings = {"algo.actor.rollout_latent": "zero"}
+    settings = {"algo.actor.extraction": "zero"}
     records = _play_missing(job, folder, device, ZERO_LATENT_FILE, counts, settings)
     records.sort(key=lambda record: record["index"])
     begin = time.perf_counter()

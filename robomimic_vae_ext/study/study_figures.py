@@ -62,7 +62,7 @@ def dot_panels(
         styles: arm to its colour and marker, in the order of the lines.
         path: figure file.
     """
-    columns = min(COLUMNS, len(estimates))
+    columns = 2 if len(estimates) == 4 else min(COLUMNS, len(estimates))
     rows = -(-len(estimates) // columns)
     figure, axes = plt.subplots(
         rows, columns, sharex=True, sharey=True, squeeze=False, layout="constrained",

@@ -68,7 +68,7 @@ def test_a_real_checkpoint_agrees_with_its_own_actions(
     obs = {key: critic_values.process(frames, key, algo) for key, frames in held_out.obs.items()}
     chosen = algo.get_action(obs)
     with algo.algo_config.unlocked():
-        algo.algo_config.actor.rollout_latent = "zero"
+        algo.algo_config.actor.extraction = "zero"
     at_zero = algo.get_action(obs)
     assert found.shift == pytest.approx(float((chosen - at_zero).abs().mean()), rel=1e-4)
     gain = algo.get_state_action_value(obs, chosen) - algo.get_state_action_value(obs, at_zero)

@@ -47,7 +47,7 @@ def test_the_full_plan_is_what_the_goals_are_set_for() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_missing_gpu_is_one_sentence(tmp_path: Path) -> None:
+def test_a_missing_gpu_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="--device cpu"):
         run_benchmark.run(
             run_benchmark.fast_plan((1,)), ["data"], torch.device("cuda"), tmp_path / "b.json"

@@ -265,7 +265,7 @@ def test_chunks_fit_a_shorter_demonstration(
         ("extra", h5py.SoftLink("/nowhere"), "demo_0/extra is a broken link"),
     ],
 )
-def test_what_does_not_fit_is_one_sentence(
+def test_what_does_not_fit_is_one_line(
     tiny_dataset: Path, tmp_path: Path, name: str, values: Any, message: str
 ) -> None:
     replace(tiny_dataset, f"data/demo_0/{name}", values)

@@ -51,9 +51,9 @@ def test_values_have_robomimics_shapes(make_model: Callable[..., Any]) -> None:
     assert not torch.equal(q, model.get_state_action_value(obs, torch.ones(3, 7)))
 
 
-def test_rollout_latent_zero_decodes_the_prior_mean(make_model: Callable[..., Any]) -> None:
+def test_extraction_zero_decodes_the_prior_mean(make_model: Callable[..., Any]) -> None:
     actor, zero = (
-        make_model({"algo": {"actor": {"rollout_latent": latent}}}) for latent in ("actor", "zero")
+        make_model({"algo": {"actor": {"extraction": latent}}}) for latent in ("actor", "zero")
     )
     for model in (actor, zero):
         model.set_eval()
@@ -173,7 +173,7 @@ def test_save_and_load_gives_the_same_training(
     assert torch.equal(model.get_action(obs), other.get_action(obs))
 
 
-def test_a_foreign_checkpoint_is_one_sentence(make_model: Callable[..., Any]) -> None:
+def test_a_foreign_checkpoint_is_one_line(make_model: Callable[..., Any]) -> None:
     wide = make_model({"algo": {"encoder": {"trunk_dim": 32}}})
     with pytest.raises(CheckpointError, match="does not fit the networks") as caught:
         make_model().deserialize(wide.serialize())

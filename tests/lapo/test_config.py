@@ -132,7 +132,9 @@ def test_normalisation_that_cannot_work_is_refused(
         ({"algo": {"discount": "high"}}, "algo.discount is 'high'"),
         ({"algo": {"vae": {"expectile": -0.1}}}, "algo.vae.expectile"),
         ({"algo": {"critic": {"value_bounds": [1.0, 0.0]}}}, "value_bounds"),
-        ({"algo": {"actor": {"rollout_latent": "mean"}}}, "rollout_latent"),
+        ({"algo": {"actor": {"extraction": "mean"}}}, "algo.actor.extraction"),
+        ({"algo": {"actor": {"samples": 0}}}, "algo.actor.samples is 0"),
+        ({"algo": {"actor": {"decoder": "fast"}}}, "algo.actor.decoder is 'fast'"),
         ({"train": {"dataset_keys": ["actions"]}}, "dataset_keys"),
         ({"train": {"hdf5_load_next_obs": False}}, "hdf5_load_next_obs"),
         ({"train": {"pad_seq_length": False}}, "pad_seq_length"),
@@ -196,7 +198,7 @@ def test_normalisation_that_cannot_work_is_refused(
         ),
     ],
 )
-def test_bad_values_are_one_sentence(values: dict[str, Any], message: str) -> None:
+def test_bad_values_are_one_line(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         update(values)
     assert message in str(caught.value)
@@ -252,4 +254,5 @@ def test_options_that_are_gone_are_dropped_where_they_did_nothing(
     older = json.loads(make_config().dump())
     older["algo"]["encoder"] |= {"vae_grad_norm": None, "policy_branch": False}
     older["algo"]["actor"]["start_step"] = 0
+    older["algo"]["actor"]["rollout_latent"] = older["algo"]["actor"].pop("extraction")
     assert update(older).dump() == make_config().dump()

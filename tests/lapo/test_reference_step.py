@@ -213,7 +213,7 @@ MUTANTS: dict[str, tuple[Any, str, str, str]] = {
         heads.ActorVAE, "forward", "mean + log_std.exp() * torch.randn_like(mean)", "mean",
     ),
     "the slow decoder in rollouts": (
-        LAPO, "get_action", 'self.nets["actor_vae"].decode', 'self.nets["actor_vae_target"].decode',
+        LAPO, "get_action", 'config.decoder == "online"', 'config.decoder != "online"',
     ),
     "the slow actor in rollouts": (
         LAPO, "get_action", 'self.nets["actor"]', 'self.nets["actor_target"]',

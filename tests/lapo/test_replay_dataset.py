@@ -153,7 +153,7 @@ def test_a_damaged_file_is_written_anew(
     assert not caplog.text
 
 
-def test_a_full_disk_is_one_sentence_before_anything_is_written(
+def test_a_full_disk_is_one_line_before_anything_is_written(
     make_replay: Make, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))

@@ -36,20 +36,18 @@ def test_episode_seeds_differ_and_depend_on_both_numbers() -> None:
 
 def test_the_sentence_says_what_was_measured() -> None:
     played = tuple(seeded_episode.Episode(i, i, i < 3, 10, float(i < 3), 0.1) for i in range(4))
-    sentence = EvaluationResult("a.pth", "Lift", 5, 80, played).sentence()
-    assert "3/4 = 75%" in sentence and "95 % interval" in sentence and "seed 5" in sentence
-    changed = EvaluationResult(
-        "a.pth", "Lift", 5, 80, played, {"algo.actor.rollout_latent": "zero"}
-    )
-    assert changed.sentence() == sentence + ", algo.actor.rollout_latent = zero"
-    assert changed.summary()["settings"] == {"algo.actor.rollout_latent": "zero"}
+    line = EvaluationResult("a.pth", "Lift", 5, 80, played).one_line()
+    assert "3/4 = 75%" in line and "95 % interval" in line and "seed 5" in line
+    changed = EvaluationResult("a.pth", "Lift", 5, 80, played, {"algo.actor.extraction": "zero"})
+    assert changed.one_line() == line + ", algo.actor.extraction = zero"
+    assert changed.summary()["settings"] == {"algo.actor.extraction": "zero"}
 
 
 @pytest.mark.parametrize(
     "kind",
     ["missing", "folder", "garbage", "text", "truncated", "foreign", "number", "other", "config"],
 )
-def test_bad_checkpoints_are_one_sentence(tmp_path: Path, kind: str) -> None:
+def test_bad_checkpoints_are_one_line(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "model.pth"
     if kind == "folder":
         path.mkdir()
@@ -75,7 +73,7 @@ def test_bad_checkpoints_are_one_sentence(tmp_path: Path, kind: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_device_that_is_not_there_is_one_sentence() -> None:
+def test_a_device_that_is_not_there_is_one_line() -> None:
     assert stored_policy.usable_device("cpu").type == "cpu"
     for name in ("cuda:99", "gpu"):
         with pytest.raises(CheckpointError, match=f"device '{name}' cannot be used"):
@@ -128,8 +126,8 @@ def load_with(checkpoint: Path, key: str, value: Any) -> Any:
 
 
 def test_a_setting_reaches_the_policy(checkpoint: Callable[[str], Path]) -> None:
-    key = "algo.actor.rollout_latent"
-    assert load_with(checkpoint("lapo"), key, "zero").algo_config.actor.rollout_latent == "zero"
+    key = "algo.actor.extraction"
+    assert load_with(checkpoint("lapo"), key, "zero").algo_config.actor.extraction == "zero"
     with pytest.raises(ConfigError, match=key):
         load_with(checkpoint("lapo"), key, "mean")
 
@@ -138,7 +136,7 @@ def test_a_setting_reaches_the_policy(checkpoint: Callable[[str], Path]) -> None
     ("algo", "key", "value"),
     [("lapo", "algo.encoder.trunk_dim", 7), ("bc", "algo.actor_layer_dims", [7, 7])],
 )
-def test_settings_that_change_a_network_are_one_sentence(
+def test_settings_that_change_a_network_are_one_line(
     checkpoint: Callable[[str], Path], algo: str, key: str, value: Any
 ) -> None:
     with pytest.raises(CheckpointError, match="does not fit the networks"):
@@ -147,7 +145,7 @@ def test_settings_that_change_a_network_are_one_sentence(
 
 @pytest.mark.simulator
 @pytest.mark.parametrize("kind", ["unknown environment", "other shape", "no such key", "horizon"])
-def test_environments_that_do_not_fit_are_one_sentence(
+def test_environments_that_do_not_fit_are_one_line(
     checkpoint: Callable[[str], Path], kind: str
 ) -> None:
     values = deepcopy(stored_policy.load_checkpoint(checkpoint("bc")))
@@ -171,7 +169,7 @@ def test_environments_that_do_not_fit_are_one_sentence(
 
 @pytest.mark.simulator
 def test_settings_act_in_workers_as_without_them(checkpoint: Callable[[str], Path]) -> None:
-    zero = {"algo.actor.rollout_latent": "zero"}
+    zero = {"algo.actor.extraction": "zero"}
 
     def rewards(changes: dict[str, Any], **how: Any) -> list[float]:
         result = evaluate(checkpoint("lapo"), n=2, seed=4, device="cpu", settings=changes, **how)

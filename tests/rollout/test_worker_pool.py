@@ -169,7 +169,7 @@ def test_a_pool_serves_one_order_after_the_other(
     assert play(pool, setup) == undisturbed
 
 
-def test_three_failures_are_one_sentence(
+def test_three_failures_are_one_line(
     checkpoint: Checkpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
     setup = worker_process.Setup(checkpoint("lapo"), device="cpu", policy_in_parent=True)

@@ -221,7 +221,7 @@ def test_episodes_with_z_0_are_those_of_the_decoder_alone(finished: Path) -> Non
     with_actor = next(line for line in lines(finished) if line["step"] == STEPS)
     assert found[0]["seed"] == with_actor["seed"] and found[0]["q"] != with_actor["q"]
     checkpoint = stored_policy.load_checkpoint(jobs.last_checkpoint(finished))
-    decoder = overrides.apply(checkpoint, {"algo.actor.rollout_latent": "zero"})
+    decoder = overrides.apply(checkpoint, {"algo.actor.extraction": "zero"})
     player = job_rollouts.Player(decoder, job.horizon, discount=0.99)
     assert player.play(0, job.evaluation.seed)["q"] == found[0]["q"]
 

@@ -16,11 +16,12 @@ def overview() -> dict[str, Any]:
     return runpy.run_path(str(REPOSITORY / "studies" / "overview.py"), run_name="overview")
 
 
-def test_the_table_is_what_its_script_writes(overview: dict[str, Any]) -> None:
+def test_the_tables_are_what_their_script_writes(overview: dict[str, Any]) -> None:
     found = overview["estimates"](overview["read_episodes"]())
-    readme = (REPOSITORY / "studies" / "README.md").read_text(encoding="utf-8")
-    between = markdown.between(readme, overview["MARKER"])
-    assert between is not None and between.strip() == overview["table"](found)
+    for path, table in (("studies/README.md", "table"), ("README.md", "main_table")):
+        readme = (REPOSITORY / path).read_text(encoding="utf-8")
+        between = markdown.between(readme, overview["MARKER"])
+        assert between is not None and between.strip() == overview[table](found), path
 
 
 def test_the_table_holds_every_published_job(overview: dict[str, Any]) -> None:

@@ -6,7 +6,10 @@ import pickle
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from robomimic_vae_ext import compat, errors
+from robomimic_vae_ext.lapo import replay_dataset
 
 
 def config_with(data: Any) -> Any:
@@ -18,8 +21,11 @@ def test_datasets_in_both_notations() -> None:
     assert compat.dataset_paths(config_with([{"path": "a"}, {"path": "b"}])) == ["a", "b"]
 
 
-def test_other_algorithms_get_robomimics_dataset_untouched() -> None:
-    calls = []
+def test_robomimics_dataset_is_untouched_but_for_checks_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls, checked = [], []
+    monkeypatch.setattr(replay_dataset, "check_datasets", checked.append)
     module: Any = SimpleNamespace(dataset_factory=lambda *args, **kwargs: calls.append(args))
     compat.serve_lapo_dataset(module)
     wrapped = module.dataset_factory
@@ -32,6 +38,7 @@ def test_other_algorithms_get_robomimics_dataset_untouched() -> None:
     module.dataset_factory(bc, ["x"])
     module.dataset_factory(off, ["x"])
     assert calls == [(bc, ["x"]), (off, ["x"])]
+    assert checked == [off]
 
 
 def test_errors_survive_pickling() -> None:

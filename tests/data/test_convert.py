@@ -253,11 +253,10 @@ def test_chunks_fit_a_shorter_demonstration(
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("rewards", np.ones(6), r"demo_0/rewards is \(6,\); expected \(5,\)"),
+        ("rewards", np.ones(7), r"demo_0/rewards is \(7,\); expected \(5,\)"),
         ("dones", np.ones((5, 1)), r"demo_0/dones is \(5, 1\)"),
         ("obs/robot0_eef_pos", np.zeros((3, 3)), r"expected a length of 5 or 6"),
-        ("next_obs/robot0_eef_pos", np.zeros((6, 3)), r"expected a length of 5,"),
-        ("obs/sub/x", np.zeros((5, 2)), "demo_0/obs/sub is a group"),
+        ("next_obs/robot0_eef_pos", np.zeros((7, 3)), r"expected a length of 5 or 6"),
         ("obs", np.zeros((5, 2)), "demo_0/obs is an array"),
         ("obs/extra", np.zeros((5, 2)), "next_obs has the keys .*; expected those of obs"),
         ("actions", np.zeros((0, 7)), r"demo_0/actions is \(0, 7\)"),

@@ -245,8 +245,14 @@ def read_array(array: h5py.Dataset, where: str, rows: int | None = None) -> np.n
     return values
 
 
-def check_size(array: h5py.Dataset, where: str) -> None:
-    """Refuse an array that declares more than the file stores, or than memory holds."""
+def check_size(array: h5py.Dataset, where: str, in_memory: bool = True) -> None:
+    """Refuse an array that declares more than the file stores.
+
+    Args:
+        array: of any type.
+        where: its name for messages.
+        in_memory: whether it is to fit in the free memory, too.
+    """
     if array.shape is None:
         raise DatasetError(f"{where} has no values", "an array", "Repair or remove it.")
     size = math.prod(map(int, array.shape)) * array.dtype.itemsize
@@ -271,7 +277,7 @@ def check_size(array: h5py.Dataset, where: str) -> None:
             "Create it again, or remove it.",
         )
     available = psutil.virtual_memory().available
-    if size > available:
+    if in_memory and size > available:
         raise DatasetError(
             f"{where} is {shape}, {size / MIB:,.0f} MiB",
             f"an array that fits in the free memory, {available / MIB:,.0f} MiB",

@@ -14,6 +14,7 @@ import h5py
 from robomimic_vae_ext import files
 from robomimic_vae_ext.data.hdf5 import (
     MIB,
+    check_size,
     explain_damage,
     first_line,
     item_of,
@@ -141,6 +142,8 @@ def copy_array(array: h5py.Dataset, target: h5py.Group, name: str, where: str) -
         if array.is_virtual or array.external:
             copy_rows(array, target, name, where, len(array))
         else:
+            if array.shape is not None:
+                check_size(array, where, in_memory=False)
             array.parent.copy(array, target, name)
 
 

@@ -6,6 +6,7 @@
 #   make install-check   a wheel in an environment of its own: doctor, audit, demo in an empty folder
 #   make matrix          tests with other versions of Python and libraries (CELLS="numpy2 py313")
 #   make study-smoke     a whole study in miniature: datasets, jobs, measures, report, figures
+#   make fuzz            thousands of random and damaged datasets; figures in docs/fuzz.md
 #   make bench           training, data, rollouts and collection beside robomimic's own
 # Use your own environment instead of .venv with PYTHON=... INSTALLED=1.
 
@@ -27,7 +28,7 @@ STAMP = $(if $(INSTALLED),,$(VENV)/.installed)
 MATRIX ?= .matrix
 CELLS ?=
 
-.PHONY: demo test quick check install-check matrix bench study-smoke format clean
+.PHONY: demo test quick check install-check matrix fuzz bench study-smoke format clean
 
 demo: $(STAMP)
 	$(PYTHON) -m robomimic_vae_ext demo --out $(DEMO_FOLDER) $(if $(FAST),--fast)
@@ -59,6 +60,9 @@ install-check:
 
 matrix:
 	$(BASE_PYTHON) scripts/matrix.py --folder $(MATRIX) $(CELLS)
+
+fuzz: $(STAMP)
+	$(PYTHON) -m tests.fuzz --out docs/fuzz.md
 
 bench: $(STAMP)
 	$(PYTHON) -m robomimic_vae_ext bench --out docs/bench_cpu.json

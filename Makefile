@@ -8,6 +8,7 @@
 #   make study-smoke     a whole study in miniature: datasets, jobs, measures, report, figures
 #   make docs            the documentation site, in build/site; a dead link is an error
 #   make mutants         a reference training step, and 23 mistakes that it must notice
+#   make fuzz            thousands of random and damaged datasets; figures in docs/fuzz.md
 #   make bench           training, data, rollouts and collection beside robomimic's own
 # Use your own environment instead of .venv with PYTHON=... INSTALLED=1.
 
@@ -29,7 +30,7 @@ STAMP = $(if $(INSTALLED),,$(VENV)/.installed)
 MATRIX ?= .matrix
 CELLS ?=
 
-.PHONY: demo test quick check install-check matrix docs mutants bench study-smoke format clean
+.PHONY: demo test quick check install-check matrix docs fuzz mutants bench study-smoke format clean
 
 demo: $(STAMP)
 	$(PYTHON) -m robomimic_vae_ext demo --out $(DEMO_FOLDER) $(if $(FAST),--fast)
@@ -70,6 +71,9 @@ docs:
 
 mutants: $(STAMP)
 	$(PYTHON) -m pytest --numprocesses 2 tests/lapo/test_reference_step.py
+
+fuzz: $(STAMP)
+	$(PYTHON) -m tests.fuzz --out docs/fuzz.md
 
 bench: $(STAMP)
 	$(PYTHON) -m robomimic_vae_ext bench --out docs/bench_cpu.json

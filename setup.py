@@ -85,6 +85,15 @@ setup(
     ],
     extras_require={
         "cluster": ["ray"],  # studies on several machines (80 MB); anything else goes without
-        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "import-linter", "pandas-stubs", "ray"],
+        "dev": [
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "ruff",
+            "mypy",
+            "import-linter",
+            "pandas-stubs",
+            "ray",
+        ],
     },
 )

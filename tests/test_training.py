@@ -13,7 +13,7 @@ from unittest import mock
 import h5py
 import pytest
 
-from robomimic_vae_ext import training, training_config
+from robomimic_vae_ext import compat, training, training_config
 from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.errors import ConfigError, DatasetError, SimulationError
 from robomimic_vae_ext.training import TrainOptions
@@ -213,6 +213,30 @@ def test_too_large_a_dataset_is_refused_before_it_is_read(dataset: Path, tmp_pat
     result = run(script, "--config", config, folder=tmp_path)
     assert result.returncode == 2
     assert "algo.replay.max_gib" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("way", ["stock", "lapo"])
+@pytest.mark.parametrize("entry", ["path", "dict"])
+def test_a_list_of_one_dataset(dataset: Path, tmp_path: Path, way: str, entry: str) -> None:
+    data = str(dataset) if entry == "path" else {"path": str(dataset)}
+    changes = {"train": {"data": [data], "num_epochs": 1}}
+    config = write_config(tmp_path / "c.json", dataset, tmp_path / "out", changes)
+    if way == "lapo":
+        assert training.train(TrainOptions(str(config))).is_dir()
+        return
+    result = run("-m", "robomimic.scripts.train", "--config", config, folder=tmp_path)
+    assert "finished run successfully!" in result.stdout, result.stdout[-2000:]
+
+
+def test_several_datasets_are_trained_on_or_refused(dataset: Path, tmp_path: Path) -> None:
+    changes = {"train": {"data": [str(dataset), {"path": str(dataset)}]}}
+    config = write_config(tmp_path / "c.json", dataset, tmp_path / "out", changes)
+    if not compat.can_resume():
+        with pytest.raises(ConfigError, match="names 2 datasets"):
+            training.train(TrainOptions(str(config)))
+        return
+    off = {"algo.replay.enabled": False}
+    assert training.train(TrainOptions(str(config), settings=off)).is_dir()
 
 
 def bad_config(tmp_path: Path, kind: str) -> str:

@@ -1,7 +1,8 @@
 """Complete or translate a dataset into a new file; the source is never changed.
 
 Without --replay: adds next_obs and dones where they are missing, on request also rewards, clips
-actions and translates env_args between robosuite 1.4 and 1.5. Everything else is copied.
+actions and translates env_args between robosuite 1.4 and 1.5. Everything else is copied. A report
+says what was added, left out and clipped for each demonstration, and how that was decided.
 With --replay: renders recorded simulator states in the installed robosuite, for robosuite's
 demo.hdf5 (states and actions only) or for images of other cameras or another size.
 
@@ -18,7 +19,10 @@ from typing import Any, Final
 
 from robomimic_vae_ext import errors, files
 
-_COMPLETE: Final = ("assume_success", "clip_actions", "robosuite_version")
+_COMPLETE: Final = (
+    "assume_success", "dones_from", "length", "clip_actions", "split", "robosuite_version",
+    "follow_links",
+)  # fmt: skip
 _REPLAY: Final = ("cameras", "size", "rendering", "compress")
 
 
@@ -32,9 +36,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     complete.add_argument(
         "--assume-success",
         action="store_true",
-        help="where rewards are missing: reward 1 at the end of every demonstration",
+        help="where rewards are missing or all 0: reward 1 and done 1 at the end of every "
+        "demonstration",
     )
-    complete.add_argument("--clip-actions", action="store_true", help="to [-1, 1]")
+    complete.add_argument(
+        "--dones-from",
+        choices=("success", "end", "none"),
+        help="dones of every demonstration: 1 at each step whose reward shows success, 1 at the "
+        "last step, or 0 (default: those of the file; where they are missing, success if rewards "
+        "are paid once at the end, else an error)",
+    )
+    complete.add_argument(
+        "--length",
+        choices=("num_samples", "actions"),
+        help="what counts the transitions (default: num_samples, if there are as many actions or "
+        "one more)",
+    )
+    complete.add_argument(
+        "--clip-actions", action="store_true", help="to [-1, 1]; refused for absolute actions"
+    )
+    complete.add_argument(
+        "--split", action="store_true", help="add masks train and valid, with a tenth in valid"
+    )
+    complete.add_argument(
+        "--follow-links",
+        action="store_true",
+        help="also copy what the file keeps in other files (default: refuse it)",
+    )
     complete.add_argument(
         "--robosuite",
         dest="robosuite_version",

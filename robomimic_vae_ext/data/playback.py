@@ -20,16 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from robomimic_vae_ext.data import envs
-from robomimic_vae_ext.data.hdf5 import (
-    copy_attributes,
-    copy_outside,
-    copy_rest,
-    demo_names,
-    find_group,
-    list_names,
-    new_file,
-    open_dataset,
-)
+from robomimic_vae_ext.data.hdf5 import demo_names, find_group, list_names, open_dataset
+from robomimic_vae_ext.data.hdf5_copy import copy_attributes, copy_outside, copy_rest, new_file
 from robomimic_vae_ext.data.robosuite_demos import (
     Recording,
     build_replay_env,

@@ -9,6 +9,7 @@
 #   make docs            the documentation site, in build/site; a dead link is an error
 #   make mutants         a reference training step, and 23 mistakes that it must notice
 #   make fuzz            thousands of random and damaged datasets; figures in docs/fuzz.md
+#   make faults          trainings that are killed at random places, and what was lost
 #   make bench           training, data, rollouts and collection beside robomimic's own
 # Use your own environment instead of .venv with PYTHON=... INSTALLED=1.
 
@@ -30,7 +31,7 @@ STAMP = $(if $(INSTALLED),,$(VENV)/.installed)
 MATRIX ?= .matrix
 CELLS ?=
 
-.PHONY: demo test quick check install-check matrix docs fuzz mutants bench study-smoke format clean
+.PHONY: demo test quick check install-check matrix docs fuzz faults mutants bench study-smoke format clean
 
 demo: $(STAMP)
 	$(PYTHON) -m robomimic_vae_ext demo --out $(DEMO_FOLDER) $(if $(FAST),--fast)
@@ -74,6 +75,9 @@ mutants: $(STAMP)
 
 fuzz: $(STAMP)
 	$(PYTHON) -m tests.fuzz --out docs/fuzz.md
+
+faults: $(STAMP)
+	$(PYTHON) -m tests.reliability.killing
 
 bench: $(STAMP)
 	$(PYTHON) -m robomimic_vae_ext bench --out docs/bench_cpu.json

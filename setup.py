@@ -85,10 +85,12 @@ setup(
     ],
     extras_require={
         "cluster": ["ray"],  # studies on several machines (80 MB); anything else goes without
+        "export": ["safetensors"],  # lapo export --format safetensors
         "dev": [
             "pytest",
             "pytest-xdist",
             "hypothesis",
+            "safetensors",
             "ruff",
             "mypy",
             "import-linter",

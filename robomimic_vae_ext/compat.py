@@ -104,17 +104,30 @@ def let_print_logger_flush(log_utils: ModuleType) -> None:
     log_utils.PrintLogger.flush = flush
 
 
-def load_dict_from_checkpoint(path: Path) -> Any:
-    """Read a checkpoint as robomimic's function of this name does, but into main memory.
+def load_dict_from_checkpoint(path: Path, trust: bool = False) -> Any:
+    """Read a checkpoint as robomimic's function of this name does, but as data, into main memory.
 
-    What: robomimic reads it onto the GPU that it was trained on, where there is one.
-    Why: every worker of an evaluation would hold it there, beside a CUDA context of its own.
+    What: robomimic reads it onto the GPU that it was trained on, where there is one; and 0.5.0 runs
+    whatever code a pickle names. Here only tensors, plain types and numpy's numbers are read, which
+    is what both versions write.
+    Why: every worker of an evaluation would hold it there, beside a CUDA context of its own; and a
+    checkpoint may be somebody else's.
     Drop when: robomimic reads into main memory, or lets a caller choose.
+
+    Args:
+        path: of the file.
+        trust: run the code that the file names.
     """
+    import numpy as np
     import torch
 
-    # 0.3.0 leaves weights_only to torch, which is true since 2.6; 0.5.0 sets it to false.
-    return torch.load(path, map_location="cpu", weights_only=_is_older("0.4"))
+    # 0.5.0's best scores are numpy's numbers, which numpy 1 and 2 name differently.
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = (np.float64, np.float32, np.int64, np.bool_)
+    harmless: list[Any] = [np.dtype, *(type(np.dtype(kind)) for kind in kinds)]
+    harmless += [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    with torch.serialization.safe_globals(harmless):
+        return torch.load(path, map_location="cpu", weights_only=not trust)
 
 
 def dataset_entries(config: Any) -> list[dict[str, Any]]:
@@ -199,8 +212,8 @@ def schedules_every_batch() -> bool:
     return not _is_older("0.4")
 
 
-def can_resume() -> bool:
-    """Whether stock train.py has `--resume` (0.5.0 has). Drop with robomimic 0.3."""
+def has_time_folder() -> bool:
+    """Whether robomimic's `get_exp_dir` also returns the run's folder. Drop with robomimic 0.3."""
     return not _is_older("0.4")
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robomimic_vae_ext import shipped_configs
+from robomimic_vae_ext import processes, shipped_configs
 from robomimic_vae_ext.errors import VaeExtError
 from robomimic_vae_ext.files import write_json
 
@@ -215,7 +215,8 @@ def _run(shown: list[str], command: list[str]) -> None:
     """Print a command in a form to copy, run it, and raise if it fails."""
     print("\n$ " + shlex.join(shown), flush=True)
     environment = {"MUJOCO_GL": "egl"} | dict(os.environ)
-    if subprocess.run(command, env=environment).returncode != 0:
+    ended = subprocess.run(command, env=environment, preexec_fn=processes.ending_with_this())
+    if ended.returncode != 0:
         raise DemoError(
             f"`{shlex.join(shown)}` failed", "exit code 0", "Read its error message above."
         )

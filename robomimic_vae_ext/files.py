@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import fcntl
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from robomimic_vae_ext.errors import OutputError
+
+PARTIAL: Final = ".partial"  # ends the name of a file that is not finished
 
 
 def check_output(path: Path, overwrite: bool = False, flag: str = "--out") -> None:
@@ -33,12 +36,43 @@ def check_output(path: Path, overwrite: bool = False, flag: str = "--out") -> No
         )
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file to write, which takes the place of `path` when the block ends well.
+
+    Until then `path` is what it was; after it, the new content is on the disk, also if the power
+    fails. The file is `PATH.partial`, and a failure removes it.
+
+    Args:
+        path: to replace or to create, in a folder that exists.
+
+    Yields:
+        The file to write.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        yield partial
+        _to_disk(partial)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _to_disk(path.parent)
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file, whole or not at all, and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:

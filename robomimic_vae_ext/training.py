@@ -5,34 +5,36 @@ Stock train.py catches every exception, prints it and exits 0. Here a failure ra
 
 from __future__ import annotations
 
-import argparse
 import builtins
 import contextlib
+import dataclasses
 import functools
 import json
+import logging
 import os
+import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import robomimic.scripts.train as stock
 import torch
 
-from robomimic_vae_ext import compat, training_config
+from robomimic_vae_ext import compat, files, resume_file, run_logs, training_config
 from robomimic_vae_ext.data import config_fit, env_available, validate
 from robomimic_vae_ext.data.description import Description
 from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE
-from robomimic_vae_ext.errors import ConfigError, VaeExtError
+from robomimic_vae_ext.errors import ConfigError, OutputError, VaeExtError
+from robomimic_vae_ext.resumable import SCRATCH, ResumableTraining, Saving, TrainingError
 
+LOGGER: Final = logging.getLogger(__name__)
 DEBUG_FOLDER = Path("/tmp/tmp_trained_models")  # where stock train.py's --debug writes
-
-
-class TrainingError(VaeExtError):
-    """Training stopped before its end."""
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,11 @@ class TrainOptions:
         settings: key of the config, levels joined by dots, to a value in place of the config's.
         device: torch device name; None: as `train.cuda` says.
         debug: robomimic's few steps of everything, into `DEBUG_FOLDER`.
-        resume: go on with the only run of the experiment (robomimic 0.5.0).
+        resume: folder of a run or an experiment to continue, whose config is then taken; `AUTO`:
+            the newest unfinished run of the experiment with this config, else a new one; None: a
+            new one.
+        saving: when to save the state that a run is continued from, and what to remove.
+        skip_non_finite: leave out steps with gradients that are not finite, instead of stopping.
     """
 
     config: str | None = None
@@ -53,15 +59,19 @@ class TrainOptions:
     settings: Mapping[str, Any] = field(default_factory=dict)
     device: str | None = None
     debug: bool = False
-    resume: bool = False
+    resume: str | None = None
+    saving: Saving = field(default_factory=Saving)
+    skip_non_finite: bool = False
 
 
 def train(options: TrainOptions) -> Path:
-    """Check config and dataset, then run stock train.py.
+    """Check config and dataset, then train by robomimic's own `train`.
 
-    Differs from stock in more points: a relative `train.output_dir` is relative to the current
-    folder, not to the installed robomimic; a run never replaces another one, and gets a folder of
-    its own even where several begin at the same time; the last epoch is saved whatever
+    Differs from stock train.py: a failure raises; a run can be continued after any end; files are
+    written whole or not at all; a number that is not finite ends the run at its step; rollouts in
+    robosuite have seeds; a relative `train.output_dir` is relative to the current folder, not to
+    the installed robomimic; a run never replaces another one, and gets a folder of its own even
+    where several begin at the same time; the last epoch is saved whatever
     `experiment.save.every_n_epochs` is; and with the key `experiment.rollout.num_workers`, which
     stock does not know, worker processes do the rollouts.
 
@@ -70,44 +80,105 @@ def train(options: TrainOptions) -> Path:
 
     Raises:
         ConfigError: unreadable config, unknown key, impossible value.
-        DatasetError: a dataset that does not fit the config.
+        DatasetError: a dataset that does not fit the config, or is no longer that of the run.
+        CheckpointError: nothing that could be continued.
         SimulationError: rollouts need pictures, and nothing can be rendered.
-        TrainingError: stock training failed; the original exception is its cause.
+        OutputError: a checkpoint, the state or a log cannot be written.
+        TrainingError: training failed; the original exception is its cause.
     """
-    values, source = training_config.read_values(options.config, options.algo)
-    values = training_config.change(values, options.settings, source)
+    run = resume_file.find(Path(options.resume)) if options.resume not in (None, AUTO) else None
+    if run is not None:
+        state = resume_file.read(run)
+        if state["finished"]:
+            print(f"{run} has finished; there is nothing to continue")
+            return run
+        values, source = json.loads(state["config"]), f"the config of {run}"
+    else:
+        values, source = training_config.read_values(options.config, options.algo)
+        values = training_config.change(values, options.settings, source)
     config = training_config.config_from(values, source)
     device = _device(options.device)
     output = DEBUG_FOLDER if options.debug else training_config.output_folder(config)
     training_config.check_run(config, output)
-    if options.resume:
-        training_config.check_resume(output / config.experiment.name)
     _check_dataset(config)
     training_config.normalize_data(values)
-    if config.experiment.save.enabled:
-        last = sorted({*config.experiment.save.epochs, config.train.num_epochs})
-        values.setdefault("experiment", {}).setdefault("save", {})["epochs"] = last
+    values = _with_absolute_paths(values, config, output)
+    if options.resume == AUTO:
+        run = resume_file.find_same(output / config.experiment.name, values)
+    return _train(options, values, device, run)
+
+
+def _train(
+    options: TrainOptions, values: dict[str, Any], device: torch.device | None, run: Path | None
+) -> Path:
+    """Train from checked values; `run` is the folder to go on in, or None."""
+    workers = training_config.take_workers(plain := deepcopy(values))
+    keep_last = training_config.take_keep_last(plain)
+    config = training_config.config_from(plain, "the config")
+    state = None
+    if run is not None:
+        state = resume_file.read(run)
+        resume_file.check_datasets(state["datasets"], config)
+        _warn_of_versions(state["versions"])
+    fixed = {
+        "config": json.dumps(values),
+        "datasets": state["datasets"] if state else resume_file.describe_datasets(config),
+        "versions": state["versions"] if state else resume_file.versions(),
+    }
+    with config.values_unlocked():
+        if config.experiment.save.enabled:
+            last = {*config.experiment.save.epochs, config.train.num_epochs}
+            config.experiment.save.epochs = sorted(last)
+        if options.debug:
+            _shorten(config)
+    saving = dataclasses.replace(options.saving, keep_last=keep_last)
+    training = ResumableTraining(fixed, saving, options.skip_non_finite, state)
     with (
-        tempfile.TemporaryDirectory(prefix="train_") as scratch,
-        _rollouts_in_workers(training_config.take_workers(values), config, Path(scratch)),
-        _on_device(device),
-        _own_folder() as folders,
+        _own_folder(training, run, state),
+        _rollouts(workers, config, training) as rollout,
         _own_output(),
-        _recorded() as failures,
+        training.patched(rollout),
+        _failures(),
     ):
-        path = Path(scratch) / "config.json"
-        path.write_text(json.dumps(values))
-        arguments = argparse.Namespace(config=str(path), algo=None, name=None, dataset=None)
-        stock.main(
-            argparse.Namespace(**vars(arguments), debug=options.debug, resume=options.resume)
-        )
-        if failures:
-            raise TrainingError(
-                f"training failed with {type(failures[0]).__name__}: {failures[0]}",
-                "the run to finish",
-                "The traceback is above; what was saved until then is kept.",
-            ) from failures[0]
-    return folders[0]
+        stock.train(config, device or stock.TorchUtils.get_torch_device(config.train.cuda))
+        training.finish()
+    assert training.run is not None
+    return training.run
+
+
+def _with_absolute_paths(values: dict[str, Any], config: Any, output: Path) -> dict[str, Any]:
+    """A config's values with which the run can be continued from another folder."""
+    values = deepcopy(values)
+    train = values.setdefault("train", {})
+    train["output_dir"] = str(output)
+    paths = [os.path.abspath(path) for path in compat.dataset_paths(config)]
+    if isinstance(config.train.data, str):
+        train["data"] = paths[0]
+    else:
+        train["data"] = [
+            dict(entry) | {"path": path}
+            for entry, path in zip(config.train.data, paths, strict=True)
+        ]
+    return values
+
+
+def _warn_of_versions(before: Mapping[str, str]) -> None:
+    for name, now in resume_file.versions().items():
+        if before.get(name) != now:
+            LOGGER.warning(
+                "the run began with %s %s and goes on with %s: to the bit it is another run",
+                name, before.get(name), now,
+            )  # fmt: skip
+
+
+def _shorten(config: Any) -> None:
+    """Apply stock train.py's --debug: two epochs of three steps, two short rollouts after each."""
+    config.experiment.epoch_every_n_steps = 3
+    config.experiment.validation_epoch_every_n_steps = 3
+    config.train.num_epochs = 2
+    config.experiment.rollout.rate = 1
+    config.experiment.rollout.n = 2
+    config.experiment.rollout.horizon = 10
 
 
 def _check_dataset(config: Any) -> None:
@@ -174,73 +245,99 @@ def _device(name: str | None) -> torch.device | None:
 
 
 @contextlib.contextmanager
-def _on_device(device: torch.device | None) -> Iterator[None]:
-    """Let stock train.py take this device, where one is given."""
-    original = stock.TorchUtils.get_torch_device
-    if device is not None:
-        stock.TorchUtils.get_torch_device = lambda try_to_use_cuda: device
-    try:
-        yield
-    finally:
-        stock.TorchUtils.get_torch_device = original
-
-
-@contextlib.contextmanager
-def _own_folder() -> Iterator[list[Path]]:
-    """Give the run a folder that nobody else has, print it, and keep all earlier runs.
+def _own_folder(
+    training: ResumableTraining, run: Path | None, state: resume_file.State | None
+) -> Iterator[None]:
+    """Give the run a folder that nobody else has or that it had, print it, and lock it.
 
     robomimic names runs by the second and asks whether to delete what is there; a relative
     output_dir lies in its site-packages.
     """
-    factory, ask = stock.TrainUtils.get_exp_dir, builtins.input
-    folders: list[Path] = []
+    factory = stock.TrainUtils.get_exp_dir
+    locks = []
 
     @functools.wraps(factory)
     def get_exp_dir(config: Any, *args: Any, **kwargs: Any) -> Any:
-        with config.unlocked():
-            config.train.output_dir = os.path.abspath(os.path.expanduser(config.train.output_dir))
-        builtins.input = lambda prompt="": "n"  # never delete
-        try:
-            while True:
-                try:
-                    result = factory(config, *args, **kwargs)
-                    break
-                except FileExistsError:  # another run of this name began in the same second
-                    time.sleep(1.0 + os.getpid() % 100 / 100)
-        finally:
-            builtins.input = ask
-        folders.append(Path(result[0]).parent)
-        print(f"run folder: {folders[-1]}", flush=True)
-        return result
+        folders = _new_folders(factory, config) if run is None else _folders_of(run, config)
+        training.run = Path(str(folders[0])).parent
+        locks.append(resume_file.lock(training.run))
+        if state is not None:
+            _tidy(training.run)
+            run_logs.cut_back(training.run / "logs", state["logs"])
+        print(f"run folder: {training.run}", flush=True)
+        return folders
 
     stock.TrainUtils.get_exp_dir = get_exp_dir
     try:
-        yield folders
+        yield
     finally:
         stock.TrainUtils.get_exp_dir = factory
+        for descriptor in locks:
+            os.close(descriptor)
+
+
+def _new_folders(factory: Callable[..., Any], config: Any) -> Any:
+    """Folders of a new run, made by robomimic."""
+    ask = builtins.input
+    builtins.input = lambda prompt="": "n"  # never delete
+    try:
+        while True:
+            try:
+                return factory(config)
+            except FileExistsError:  # another run of this name began in the same second
+                time.sleep(1.0 + os.getpid() % 100 / 100)
+    finally:
+        builtins.input = ask
+
+
+def _folders_of(run: Path, config: Any) -> tuple[str | None, ...]:
+    """Folders of a run that is there, as robomimic's `get_exp_dir` returns them."""
+    for name in ("logs", "models", "videos"):
+        (run / name).mkdir(exist_ok=True)
+    models = str(run / "models") if config.experiment.save.enabled else None
+    folders = (str(run / "logs"), models, str(run / "videos"))
+    return (*folders, str(run)) if compat.has_time_folder() else folders
+
+
+def _tidy(run: Path) -> None:
+    """Remove what a killed process left unfinished."""
+    for path in (*run.glob(f"*{files.PARTIAL}"), *run.glob(f"models/*{files.PARTIAL}")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 @contextlib.contextmanager
-def _rollouts_in_workers(count: int, config: Any, scratch: Path) -> Iterator[None]:
-    """Do the rollouts in this many processes; 0: as robomimic does them.
+def _rollouts(count: int, config: Any, training: ResumableTraining) -> Iterator[Callable[..., Any]]:
+    """The function that plays an epoch's rollouts.
+
+    Args:
+        count: of worker processes; 0: robomimic's own loop, with seeds.
+        config: of the run.
+        training: knows the run's folder, once it has one.
 
     Raises:
-        ConfigError: the dataset's environment is not of robosuite, so it cannot be seeded.
+        ConfigError: worker processes, and an environment that is not of robosuite.
     """
-    if count == 0 or not config.experiment.rollout.enabled:
-        yield
+    original = stock.TrainUtils.rollout_with_stats
+    if not config.experiment.rollout.enabled:
+        yield original
         return
     # Only now: it needs a simulator, which training without rollouts does not.
     from robomimic_vae_ext.rollout import in_training
 
+    if count == 0:
+        yield functools.partial(in_training.seeded_rollouts, original)
+        return
     in_training.require_robosuite(compat.dataset_paths(config))
-    original = stock.TrainUtils.rollout_with_stats
+
+    def scratch() -> Path:
+        assert training.run is not None
+        return training.run / SCRATCH
+
     with in_training.TrainingRollouts(original, count, scratch) as rollouts:
-        stock.TrainUtils.rollout_with_stats = rollouts
-        try:
-            yield
-        finally:
-            stock.TrainUtils.rollout_with_stats = original
+        yield rollouts
 
 
 @contextlib.contextmanager
@@ -254,21 +351,30 @@ def _own_output() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _recorded() -> Iterator[list[Exception]]:
-    """Collect the exception that stock `main` swallows."""
-    failures: list[Exception] = []
-    original = stock.train
+def _failures() -> Iterator[None]:
+    """Make an exception that is not ours a TrainingError, with its traceback in the log.
 
-    @functools.wraps(original)
-    def recording(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return original(*args, **kwargs)
-        except Exception as error:
-            failures.append(error)
-            raise
-
-    stock.train = recording
+    Raises:
+        OutputError: a file of robomimic's cannot be written.
+        TrainingError: anything else.
+    """
     try:
-        yield failures
-    finally:
-        stock.train = original
+        yield
+    except VaeExtError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"training stopped: {_first_line(error)}", "files that can be written and read",
+            "Make space or restore the file, then continue with lapo train --resume.",
+        ) from error  # fmt: skip
+    except Exception as error:
+        traceback.print_exc()
+        raise TrainingError(
+            f"training failed with {type(error).__name__}: {_first_line(error)}",
+            "the run to finish",
+            "The traceback is above; what was saved until then is kept.",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]

@@ -15,7 +15,9 @@ from robomimic_vae_ext import compat, overrides, shipped_configs
 from robomimic_vae_ext.errors import ConfigError
 from robomimic_vae_ext.lapo.config import check_schedule
 
-WORKERS_KEY = "num_workers"  # in experiment.rollout; robomimic's configs do not have it
+# Keys of ours that robomimic's configs do not have.
+WORKERS_KEY = "num_workers"  # in experiment.rollout
+KEEP_KEY = "keep_last"  # in experiment.save
 SEEDS = 2**32
 
 #: Whole numbers of robomimic's own sections: the least value, and whether null is allowed.
@@ -79,8 +81,9 @@ def change(values: dict[str, Any], changes: Mapping[str, Any], source: str) -> d
         ConfigError: a key that the algorithm's config does not have, or a value of another kind.
     """
     known = json.loads(config_from(values, source).dump())
-    # Not a key of robomimic's configs, but one of ours; see `take_workers`.
+    # Not keys of robomimic's configs, but ours; see `take_workers`.
     overrides.set_nested(known, f"experiment.rollout.{WORKERS_KEY}", 0)
+    overrides.set_nested(known, f"experiment.save.{KEEP_KEY}", 0)
     overrides.check_keys_and_kinds(known, changes)
     changed = deepcopy(values)
     for key, value in changes.items():
@@ -104,6 +107,7 @@ def config_from(values: Any, source: str) -> Any:
     try:
         take_workers(values)
         normalize_data(values)
+        take_keep_last(values)
         config = _config_of(values["algo_name"])
         with config.values_unlocked():
             config.update(values)
@@ -147,6 +151,23 @@ def take_workers(values: dict[str, Any]) -> int:
             "Correct it, or remove it.",
         )
     return int(count)
+
+
+def take_keep_last(values: dict[str, Any]) -> int | None:
+    """Take `experiment.save.keep_last` out of a config's values; without it None, which is all.
+
+    Raises:
+        ConfigError: not a number of checkpoints.
+    """
+    save = overrides.get_nested(values, "experiment", "save")
+    count = save.pop(KEEP_KEY, None) if isinstance(save, dict) else None
+    if count is not None and (not _is_whole(count) or count < 1):
+        raise ConfigError(
+            f"experiment.save.{KEEP_KEY} = {count!r}",
+            "a number of checkpoints from 1, or null for all",
+            "Correct it, or remove it.",
+        )
+    return count
 
 
 def check_run(config: Any, output: Path) -> None:
@@ -206,27 +227,6 @@ def output_folder(config: Any) -> Path:
     if not isinstance(folder, str) or not folder:
         raise ConfigError(f"train.output_dir is {folder!r}", "a folder", "Pass --output.")
     return Path(folder).expanduser().absolute()
-
-
-def check_resume(folder: Path) -> None:
-    """Refuse what stock train.py answers with a bare assertion.
-
-    Args:
-        folder: of the experiment.
-    """
-    if not compat.can_resume():
-        raise ConfigError(
-            f"--resume with robomimic {compat.robomimic_version()}",
-            "robomimic 0.5.0, which can resume a run",
-            "Leave out --resume, or install robomimic 0.5.0.",
-        )
-    runs = sorted(path.name for path in folder.glob("*") if path.is_dir())
-    if len(runs) != 1:
-        raise ConfigError(
-            f"--resume: {folder} holds {len(runs)} runs",
-            "exactly one, with which robomimic goes on",
-            "Leave out --resume for a new one, or move all others away.",
-        )
 
 
 def _config_of(algo: Any) -> Any:

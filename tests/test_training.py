@@ -117,10 +117,12 @@ def test_a_folder_that_another_run_took_in_the_same_second(
 
     monkeypatch.setattr(training.stock.TrainUtils, "get_exp_dir", factory)
     monkeypatch.setattr(training.time, "sleep", lambda seconds: None)
-    with training._own_folder() as folders:
+    (tmp_path / "run").mkdir()
+    run = training.ResumableTraining({}, training.Saving(), False, None)
+    with training._own_folder(run, None, None):
         training.stock.TrainUtils.get_exp_dir(config)
     assert calls == ["n", "n", "n"]
-    assert folders == [tmp_path / "run"]
+    assert run.run == tmp_path / "run"
     assert training.stock.TrainUtils.get_exp_dir is factory
 
 
@@ -179,7 +181,7 @@ def test_nothing_is_trained_where_rollouts_cannot_be_rendered(
         raise SimulationError("no EGL", "EGL", f"Or {otherwise}.")
 
     monkeypatch.setattr(envs, "require_rendering", refuse)
-    monkeypatch.setattr(training.stock, "main", mock.Mock(side_effect=InterruptedError))
+    monkeypatch.setattr(training.stock, "train", mock.Mock(side_effect=KeyboardInterrupt))
     changes: dict[str, Any] = {
         "experiment": {"rollout": {"enabled": True}, "render_video": part == "videos"}
     }
@@ -187,7 +189,7 @@ def test_nothing_is_trained_where_rollouts_cannot_be_rendered(
         changes["observation"] = {"modalities": {"obs": {"rgb": []}}}
     flags = str(write_config(tmp_path / "c.json", dataset, tmp_path / "out", changes))
     if part == "neither":  # training begins
-        with pytest.raises(InterruptedError):
+        with pytest.raises(KeyboardInterrupt):
             training.train(TrainOptions(flags))
         return
     advice = {"pictures": "train with experiment.rollout", "videos": "set experiment.render_video"}
@@ -196,16 +198,6 @@ def test_nothing_is_trained_where_rollouts_cannot_be_rendered(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("runs", [0, 2])
-def test_resuming_needs_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: int) -> None:
-    monkeypatch.setattr(training_config.compat, "can_resume", lambda: True)
-    for name in range(runs):
-        (tmp_path / "experiment" / str(name)).mkdir(parents=True)
-    with pytest.raises(ConfigError, match=f"holds {runs} runs; expected exactly one"):
-        training_config.check_resume(tmp_path / "experiment")
-
-
-@pytest.mark.slow
 def test_too_large_a_dataset_is_refused_before_it_is_read(dataset: Path, tmp_path: Path) -> None:
     script = REPOSITORY / "scripts" / "train.py"
     small = {"algo": {"replay": {"max_gib": 1e-6}}}

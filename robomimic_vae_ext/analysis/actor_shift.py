@@ -88,7 +88,11 @@ def _of_batch(
 
 
 def of_checkpoints(
-    checkpoints: Sequence[Path], dataset: Path, most: int | None = None, device: str | None = None
+    checkpoints: Sequence[Path],
+    dataset: Path,
+    most: int | None = None,
+    device: str | None = None,
+    trust: bool = False,
 ) -> pd.DataFrame:
     """Measure one checkpoint after the other.
 
@@ -97,6 +101,7 @@ def of_checkpoints(
         dataset: with demonstrations in mask/valid.
         most: demonstrations, evenly spaced; None: all.
         device: torch device name; None takes the GPU if a checkpoint's config asks for one.
+        trust: for `stored_policy.load_checkpoint`.
 
     Returns:
         A row for each checkpoint: `checkpoint` and the fields of ActorShift.
@@ -105,7 +110,7 @@ def of_checkpoints(
         CheckpointError, DatasetError: as `checkpoint_models.models`.
     """
     models = checkpoint_models.models(
-        checkpoints, dataset, only=ALGO_NAME, most=most, device=device
+        checkpoints, dataset, only=ALGO_NAME, most=most, device=device, trust=trust
     )
     rows = [
         {"checkpoint": str(path)} | asdict(of_model(algo, held_out))

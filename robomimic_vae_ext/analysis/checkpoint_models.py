@@ -19,6 +19,7 @@ def models(
     most: int | None = None,
     check: Callable[[Path, Any], None] = lambda path, algo: None,
     device: str | None = None,
+    trust: bool = False,
 ) -> Iterator[tuple[Any, list[critic_values.HeldOut]]]:
     """Load one checkpoint after the other; the dataset is read once for all with the same keys.
 
@@ -31,6 +32,7 @@ def models(
         check: raises a CheckpointError for an algorithm that cannot be measured, before the
             dataset is read.
         device: torch device name; None takes the GPU if a checkpoint's config asks for one.
+        trust: for `stored_policy.load_checkpoint`.
 
     Returns:
         The algorithm in eval mode, and the demonstrations of every mask.
@@ -42,7 +44,7 @@ def models(
     """
     known: dict[tuple[str, ...], list[critic_values.HeldOut]] = {}
     for path in checkpoints:
-        checkpoint = stored_policy.load_checkpoint(path)
+        checkpoint = stored_policy.load_checkpoint(path, trust)
         if only and checkpoint["algo_name"] != only:
             raise CheckpointError(
                 f"{path} is of '{checkpoint['algo_name']}'", f"a checkpoint of {only}",

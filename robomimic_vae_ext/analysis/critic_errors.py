@@ -67,7 +67,7 @@ def of_values(
 
 
 def of_checkpoints(
-    checkpoints: Sequence[Path], dataset: Path, most: int | None = None
+    checkpoints: Sequence[Path], dataset: Path, most: int | None = None, trust: bool = False
 ) -> pd.DataFrame:
     """Measure one checkpoint after the other.
 
@@ -75,6 +75,7 @@ def of_checkpoints(
         checkpoints: of any algorithm with a critic.
         dataset: that they were trained on, with masks `train` and `valid`.
         most: demonstrations of each mask, evenly spaced; None: all.
+        trust: for `stored_policy.load_checkpoint`.
 
     Returns:
         A row for each checkpoint and mask: `checkpoint` and the fields of CriticErrors.
@@ -85,7 +86,9 @@ def of_checkpoints(
         DatasetError: as `checkpoint_models.models`.
     """
     rows: list[dict[str, Any]] = []
-    models = checkpoint_models.models(checkpoints, dataset, MASKS, most=most, check=_check)
+    models = checkpoint_models.models(
+        checkpoints, dataset, MASKS, most=most, check=_check, trust=trust
+    )
     for path, (algo, sets) in zip(checkpoints, models, strict=True):
         for mask, held_out in zip(MASKS, sets, strict=True):
             q = critic_values.held_out_values(algo, held_out)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from robomimic_vae_ext import errors
+from robomimic_vae_ext import errors, processes
 
 #: Verb to its line in `lapo --help`, in the order in which a user needs them.
 VERBS: Final = {
@@ -24,6 +24,7 @@ VERBS: Final = {
     "validate": "check that a dataset can be trained on",
     "train": "train from a config: robomimic's training, checked before it starts",
     "evaluate": "success rate of a checkpoint over seeded episodes",
+    "export": "write a policy to a file that needs neither robomimic nor a simulator",
     "plot": "draw the training curves of runs",
     "compare": "two runs over each other: curves and a table",
     "inspect": "what the critic or the actor of a checkpoint does on a dataset",
@@ -86,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verb, args = words[0], parse(words[0], words[1:])
         import robomimic_vae_ext.robosuite_advice  # noqa: F401
 
-        return errors.exit_code(f"lapo {verb}", lambda: args.run(args))
+        with processes.cleaning_up_on_signals():
+            return errors.exit_code(f"lapo {verb}", lambda: args.run(args))
     parser = main_parser()
     if words and not words[0].startswith("-"):
         parser.error(f"there is no verb '{words[0]}'{errors.did_you_mean(words[0], VERBS)}")

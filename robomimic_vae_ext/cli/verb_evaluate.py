@@ -30,6 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="value of the config other than in training; may be repeated",
     )  # fmt: skip
+    parser.add_argument(
+        "--trust", action="store_true",
+        help="also read a checkpoint that is not data alone; this runs the code that it names",
+    )  # fmt: skip
     outputs = parser.add_argument_group("outputs")
     outputs.add_argument("--out", "--json", type=Path, help="JSON with every episode")
     outputs.add_argument("--video", type=Path, help="MP4 of the first episodes")
@@ -95,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     result = evaluate(
         checkpoint, args.n, args.seed, args.horizon, args.video, args.video_episodes,
         args.workers, args.device, args.policy and args.policy == "one",
-        Patience(args.start_timeout, args.step_timeout), overrides.parse(args.set),
+        Patience(args.start_timeout, args.step_timeout), overrides.parse(args.set), args.trust,
     )  # fmt: skip
     try:
         if args.out is not None:

@@ -34,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--most", type=int, default=200, help="demonstrations of each mask, which are read at once"
     )
+    parser.add_argument(
+        "--trust", action="store_true",
+        help="also read a checkpoint that is not data alone; this runs the code that it names",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace an existing table")
 
 
@@ -53,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
     found = [runs.find_checkpoint(path) for path in paths]
     part = critic_errors if args.what == "critic" else actor_shift
-    table = part.of_checkpoints(found, args.dataset, args.most)
+    table = part.of_checkpoints(found, args.dataset, args.most, trust=args.trust)
     print(markdown.frame(table.rename(columns=part.HEADINGS)))
     if args.out is not None:
         files.write_text(args.out, table.to_csv(index=False, float_format="%.6g"))

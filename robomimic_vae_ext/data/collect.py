@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import multiprocessing
 import os
 import shutil
 import time
@@ -25,7 +24,7 @@ from typing import Any, Final
 import h5py
 from tqdm import tqdm
 
-from robomimic_vae_ext import files
+from robomimic_vae_ext import files, processes
 from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.data.schema import write_dataset, write_episode
 from robomimic_vae_ext.data.scripted_episode import CollectSettings, run_episode
@@ -196,10 +195,9 @@ def _run_episodes(
         for index in missing:
             yield worker.run(index)
         return
-    # Spawned, not forked: an EGL context does not survive a fork.
     pool = ProcessPoolExecutor(
         min(workers, len(missing)),
-        multiprocessing.get_context("spawn"),
+        processes.CONTEXT,
         _start_worker,
         (settings, partial),
     )

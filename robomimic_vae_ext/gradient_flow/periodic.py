@@ -75,6 +75,14 @@ class PeriodicAudit:
         """
         return dict(self._metrics)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What later metrics depend on, in plain types, for a training that is continued."""
+        return {"verdicts": [[*pair, verdict.value] for pair, verdict in self._verdicts.items()]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._verdicts = {(loss, module): Verdict(v) for loss, module, v in state["verdicts"]}
+
     @contextmanager
     def _recorded(self, step: int) -> Iterator[None]:
         # Tracing single writes costs most and adds least here.

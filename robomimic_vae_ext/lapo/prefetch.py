@@ -34,7 +34,11 @@ class Prefetcher:
     def announce(self, order: list[int]) -> None:
         """Say which transitions will be asked for from now on."""
         self._order = torch.tensor(order)
-        self._position = 0
+        self.skip(0)
+
+    def skip(self, count: int) -> None:
+        """Say that the first transitions of the order will not be asked for."""
+        self._position = count
         self._pending = None
 
     def take(self, index: Tensor, gather: Gather) -> dict[str, Any]:
@@ -82,3 +86,7 @@ class AnnouncingSampler(RandomSampler):
         order = list(super().__iter__())
         self._prefetcher.announce(order)
         return iter(order)
+
+    def skip(self, count: int) -> None:
+        """Say that the first transitions of the pass just drawn will be left out."""
+        self._prefetcher.skip(count)

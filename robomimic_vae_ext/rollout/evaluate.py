@@ -99,6 +99,7 @@ def evaluate(
     one_policy: bool | None = None,
     patience: worker_pool.Patience | None = None,
     settings: Mapping[str, Any] | None = None,
+    trust: bool = False,
 ) -> EvaluationResult:
     """Play `n` seeded episodes. The same seed gives the same outcomes, with any `num_workers`.
 
@@ -116,6 +117,7 @@ def evaluate(
         one_policy: whether one policy acts for all workers, see `batch_policy.policy_in_parent`.
         patience: with silent workers.
         settings: values of the config other than those of the training; see `overrides.apply`.
+        trust: for `stored_policy.load_checkpoint`.
 
     Raises:
         CheckpointError: the checkpoint cannot be used, or not with these settings.
@@ -124,7 +126,7 @@ def evaluate(
     """
     settings = settings or {}
     with seeded_episode.one_thread():
-        checkpoint = overrides.apply(stored_policy.load_checkpoint(agent), settings)
+        checkpoint = overrides.apply(stored_policy.load_checkpoint(agent, trust), settings)
         runner = None
         filmed = min(video_episodes, n) if video is not None else 0
         if num_workers == 1 or filmed:
@@ -137,7 +139,7 @@ def evaluate(
             parts.append(runner.play(i, seeded_episode.episode_seed(seed, i)) for i in rest)
         elif rest:
             pool = worker_pool.Pool(min(num_workers, len(rest)), patience)
-            setup = worker_process.Setup(agent, horizon, device, settings=settings)
+            setup = worker_process.Setup(agent, horizon, device, settings=settings, trust=trust)
             parts.append(_in_workers(pool, setup, checkpoint, one_policy, seed, rest))
         played = []
         with tqdm(total=n, desc="episodes", unit="episode") as bar:

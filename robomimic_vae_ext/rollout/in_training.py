@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import shutil
 import subprocess
 import time
 from collections import OrderedDict
@@ -17,6 +18,7 @@ import robomimic.utils.file_utils as file_utils
 import robomimic.utils.log_utils as log_utils
 import robomimic.utils.train_utils as train_utils
 
+from robomimic_vae_ext.data import envs as envs_module
 from robomimic_vae_ext.data.envs import ROBOMIMIC_ENV_TYPE
 from robomimic_vae_ext.errors import ConfigError, SimulationError
 from robomimic_vae_ext.rollout import batch_policy, seeded_episode, worker_pool, worker_process
@@ -34,13 +36,15 @@ class TrainingRollouts:
     Args:
         stock: the function it stands in for, which goes on serving what workers cannot.
         count: of workers for each environment, kept from epoch to epoch.
-        folder: for checkpoints and videos while rollouts run.
+        scratch: gives the folder for checkpoints and videos while rollouts run, which is made then.
     """
 
-    def __init__(self, stock: Callable[..., Any], count: int, folder: Path) -> None:
+    def __init__(self, stock: Callable[..., Any], count: int, scratch: Callable[[], Path]) -> None:
         self._stock = stock
+        # Before a run puts its own in that place, which is for checkpoints that are kept.
+        self._save_model = train_utils.save_model
         self._count = count
-        self._folder = folder
+        self._scratch = scratch
         self._pools: dict[str, worker_pool.Pool] = {}
         self._calls = 0
 
@@ -77,20 +81,24 @@ class TrainingRollouts:
             )  # fmt: skip
         logs: dict[str, dict[str, float]] = OrderedDict()
         videos: dict[str, str] = OrderedDict()
+        seed = policy.policy.global_config.train.seed
         for key, env in envs.items():
             print(f"rollout: env={env.name}, horizon={horizon}, num_episodes={num_episodes}")
-            seeds = _seeds(policy.policy.global_config.train.seed, epoch or 0, num_episodes)
-            tasks = []
-            for index, seed in enumerate(seeds):
-                part = self._folder / f"episode_{index}.mp4" if video_dir is not None else None
-                manner = seeded_episode.TrainingEpisode(terminate_on_success, part, video_skip)
-                tasks.append(worker_process.Task(index, seed, manner))
-            logs[key] = self._play(policy, key, env, horizon, tasks, film=video_dir is not None)
+            video = None
             if video_dir is not None:
                 suffix = "" if epoch is None else f"_epoch_{epoch}"
-                videos[key] = str(Path(video_dir) / f"{key}{suffix}.mp4")
-                print("video writes to " + videos[key])
-                _join_videos(self._folder, num_episodes, Path(videos[key]))
+                video = Path(video_dir) / f"{key}{suffix}.mp4"
+                videos[key] = str(video)
+            with _temporary(self._scratch()) as folder:
+                tasks = []
+                for index, child in enumerate(_seeds(seed, epoch or 0, num_episodes)):
+                    part = _part(folder, index) if video else None
+                    manner = seeded_episode.TrainingEpisode(terminate_on_success, part, video_skip)
+                    tasks.append(worker_process.Task(index, child, manner))
+                logs[key] = self._play(policy, key, env, horizon, tasks, folder)
+                if video:
+                    print(f"video writes to {video}")
+                    _join_videos(folder, num_episodes, video)
         return logs, videos
 
     def _play(
@@ -100,13 +108,14 @@ class TrainingRollouts:
         env: Any,
         horizon: int,
         tasks: list[worker_process.Task],
-        film: bool,
+        folder: Path,
     ) -> dict[str, float]:
         """Play all episodes in one environment; return the means of their statistics."""
         begin = time.time()
         pool = self._pools.setdefault(key, worker_pool.Pool(self._count))
         together = batch_policy.policy_in_parent(policy, wanted=None)
-        with self._checkpoint(policy, env) as path:
+        film = any(task.training and task.training.video for task in tasks)
+        with self._checkpoint(policy, env, folder) as path:
             device = str(policy.policy.device)
             setup = worker_process.Setup(
                 path, horizon, device, film, policy_in_parent=together is not None
@@ -121,7 +130,7 @@ class TrainingRollouts:
         return means | {"Time_Episode": (time.time() - begin) / 60}  # [min], as robomimic's
 
     @contextlib.contextmanager
-    def _checkpoint(self, policy: Any, env: Any) -> Iterator[Path]:
+    def _checkpoint(self, policy: Any, env: Any, folder: Path) -> Iterator[Path]:
         """The policy as it is now, in a file from which workers build it."""
         algo = policy.policy
         kwargs = env.serialize()["env_kwargs"]
@@ -132,9 +141,9 @@ class TrainingRollouts:
             "use_depths": kwargs.get("camera_depths", False),
         }
         self._calls += 1  # a new name tells the workers to load it
-        path = self._folder / f"policy_{self._calls}.pth"
+        path = folder / f"policy_{self._calls}.pth"
         with contextlib.redirect_stdout(io.StringIO()):
-            train_utils.save_model(
+            self._save_model(
                 algo,
                 algo.global_config,
                 env.serialize(),
@@ -170,15 +179,49 @@ def _seeds(seed: int, epoch: int, count: int) -> list[int]:
     return [int(child.generate_state(1)[0]) for child in children]
 
 
+def seeded_rollouts(stock: Callable[..., Any], policy: Any, envs: dict[str, Any], **kw: Any) -> Any:
+    """Roll a policy out in this process by robomimic's function, from seeds of its own.
+
+    robosuite's environments take their seed from the operating system, so no two trainings with
+    the same `train.seed` had the same rollouts. Environments of other simulators are not seeded.
+
+    Args:
+        stock: robomimic's `rollout_with_stats`.
+        policy: to roll out.
+        envs: name to robomimic's environment.
+        **kw: for `stock`; `epoch` is part of the seed.
+    """
+    seed = policy.policy.global_config.train.seed
+    for env, child in zip(envs.values(), _seeds(seed, kw["epoch"] or 0, len(envs)), strict=True):
+        inner = seeded_episode.base_env(env)
+        if hasattr(getattr(inner, "rng", None), "bit_generator"):
+            envs_module.reseed(inner, child)
+    return stock(policy=policy, envs=envs, **kw)
+
+
+@contextlib.contextmanager
+def _temporary(folder: Path) -> Iterator[Path]:
+    folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _part(folder: Path, index: int) -> Path:
+    """Video of one episode."""
+    return folder / f"episode_{index}.mp4"
+
+
 def _join_videos(folder: Path, count: int, whole: Path) -> None:
-    """Put the episodes' videos one after the other, without encoding them again; remove them.
+    """Put the episodes' videos one after the other, without encoding them again.
 
     Raises:
         SimulationError: ffmpeg could not.
     """
     import imageio_ffmpeg  # type: ignore[import-untyped]
 
-    parts = [folder / f"episode_{index}.mp4" for index in range(count)]
+    parts = [_part(folder, index) for index in range(count)]
     names = folder / "episodes.txt"
     names.write_text("".join(f"file '{part}'\n" for part in parts))
     command = [
@@ -192,5 +235,3 @@ def _join_videos(folder: Path, count: int, whole: Path) -> None:
             "the videos of all episodes in one",
             "Set experiment.render_video to false, or look for space on the disk.",
         )
-    for part in parts:
-        part.unlink()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,17 @@ from robomimic_vae_ext.plugin import ALGO_NAME
 from robomimic_vae_ext.rollout import batch_policy
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a robomimic checkpoint.
+def load_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
+    """Read a robomimic checkpoint as data, without running code that it may hold.
+
+    Args:
+        path: of the file.
+        trust: also read files that hold other things than tensors and plain types. That runs
+            whatever code the file names.
 
     Raises:
-        CheckpointError: missing file, damaged file, not written by robomimic, or of an algorithm
-            that nobody has registered.
+        CheckpointError: missing file, damaged file, not written by robomimic, with metadata that is
+            not a checkpoint's, or of an algorithm that nobody has registered.
     """
     if path.is_dir():
         raise CheckpointError(
@@ -37,15 +44,66 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "a checkpoint (*.pth) in the `models` folder of a training run",
             "Check the path.",
         )
+    _check_bytes(path)
     try:
-        checkpoint = compat.load_dict_from_checkpoint(path)
-    except Exception as error:  # a damaged or foreign file can make the unpickler raise anything
+        checkpoint = compat.load_dict_from_checkpoint(path, trust)
+    except pickle.UnpicklingError as error:  # of a whole archive, see above
+        raise CheckpointError(
+            f"{path} holds other things than tensors, numbers and texts",
+            "a checkpoint that is data alone",
+            "If you trust its author, add --trust: reading it then runs the code that it names.",
+        ) from error
+    except Exception as error:  # a foreign file can make the unpickler raise anything
         # Not torch's own words: they advise to load the file without `weights_only`.
         raise CheckpointError(
             f"{path} is not a readable checkpoint ({type(error).__name__})",
             "a complete *.pth file written by robomimic",
             "Take another checkpoint of the run; this one may be half-written.",
         ) from error
+    check_metadata(checkpoint, path)
+    if checkpoint["algo_name"] != ALGO_NAME:
+        return dict(checkpoint)
+    # With all keys of today, so that `--set` can name them for checkpoints of any version.
+    try:
+        today = config_module.config_factory(ALGO_NAME, dic=json.loads(checkpoint["config"]))
+    except RuntimeError as error:  # a key that no version had
+        raise CheckpointError(
+            f"the config in {path} is not of this algorithm ({error})",
+            "the config of the run",
+            "Take another checkpoint of the run.",
+        ) from error
+    return checkpoint | {"config": today.dump()}
+
+
+def _check_bytes(path: Path) -> None:
+    """Compare a checkpoint's checksums, which torch writes and does not read.
+
+    Raises:
+        CheckpointError: a file that is cut off, or in which a bit has changed.
+    """
+    if not zipfile.is_zipfile(path):
+        damaged: str | None = "no complete archive of torch"
+    else:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                name = archive.testzip()
+            damaged = None if name is None else f"the checksum of its part {name} is wrong"
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+            damaged = type(error).__name__
+    if damaged:
+        raise CheckpointError(
+            f"{path} is not a readable checkpoint ({damaged})",
+            "a complete *.pth file written by robomimic",
+            "Take another checkpoint of the run; this one is damaged or half-written.",
+        )
+
+
+def check_metadata(checkpoint: Any, path: Path) -> None:
+    """Check that what was read has the form of a checkpoint.
+
+    Raises:
+        CheckpointError: it has not; the message names the part.
+    """
     if not isinstance(checkpoint, dict):
         checkpoint = {}
     missing = {"model", "config", "algo_name", "env_metadata", "shape_metadata"} - set(checkpoint)
@@ -62,19 +120,50 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"one of {known}",
             "Import the package that registers it first.",
         )
+    wrong = _wrong_part(checkpoint)
+    if wrong is not None:
+        raise CheckpointError(
+            f"{path}: {wrong[0]}", wrong[1], "Take another checkpoint of the run."
+        )
+
+
+def _wrong_part(checkpoint: dict[str, Any]) -> tuple[str, str] | None:
+    """What is wrong with the parts of a checkpoint, and what is expected; None if nothing is."""
     try:
         config = json.loads(checkpoint["config"])
     except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"the config in {path} is not JSON ({error})",
-            "the config of the run",
-            "Take another checkpoint of the run.",
-        ) from error
-    if checkpoint["algo_name"] != ALGO_NAME:
-        return checkpoint
-    # With all keys of today, so that `--set` can name them for checkpoints of any version.
-    today = config_module.config_factory(ALGO_NAME, dic=config)
-    return checkpoint | {"config": today.dump()}
+        return f"its config is not JSON ({error})", "the config of the run"
+    algo = config.get("algo_name") if isinstance(config, dict) else None
+    if algo != checkpoint["algo_name"]:
+        return f"its config is of {algo!r}", f"that of its algorithm, '{checkpoint['algo_name']}'"
+    if not isinstance(checkpoint["model"], dict) or not checkpoint["model"]:
+        return f"its model is {_short(checkpoint['model'])}", "a dictionary of weights"
+    env, shapes = checkpoint["env_metadata"], checkpoint["shape_metadata"]
+    # Several datasets have several (robomimic 0.5.0).
+    for one in env if isinstance(env, list) and env else [env]:
+        if not isinstance(one, dict) or not isinstance(one.get("type"), int):
+            return f"its env_metadata is {_short(one)}", "env_name, type and env_kwargs"
+        if not isinstance(one.get("env_name"), str) or not isinstance(one.get("env_kwargs"), dict):
+            return f"its env_metadata is {_short(one)}", "env_name, type and env_kwargs"
+    for one in shapes if isinstance(shapes, list) and shapes else [shapes]:
+        there = one.get("all_shapes") if isinstance(one, dict) else None
+        if not isinstance(there, dict) or not there or not _is_count(one.get("ac_dim")):
+            return f"its shape_metadata is {_short(one)}", "all_shapes and ac_dim"
+        for key, shape in there.items():
+            if not isinstance(shape, list | tuple) or not shape or not all(map(_is_count, shape)):
+                return f"its shape of '{key}' is {_short(shape)}", "a list of whole numbers"
+        if not isinstance(one.get("use_images"), bool):
+            return f"its use_images is {_short(one.get('use_images'))}", "true or false"
+    return None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def load_policy(checkpoint: dict[str, Any], device: str | None) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import queue
 import signal
 import threading
@@ -19,14 +18,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from robomimic_vae_ext import processes
 from robomimic_vae_ext.errors import SimulationError
 from robomimic_vae_ext.rollout import worker_process
 
 LOGGER: Final = logging.getLogger(__name__)
 ATTEMPTS: Final = 3  # times that an episode may fail before all is given up
 
-# spawn: EGL contexts and torch's threads do not survive a fork.
-_CONTEXT: Final = multiprocessing.get_context("spawn")
 _TICK: Final = 1.0  # longest wait that counts at once [s]: a stopped parent hangs, not its workers
 
 Act = Callable[[Sequence[dict[str, np.ndarray]]], list[np.ndarray]]
@@ -59,8 +57,10 @@ class _Worker:
         self.task: worker_process.Task | None = None
         self.deadline = 0.0
         self.connection: Connection
-        self.connection, theirs = _CONTEXT.Pipe()
-        self.process = _CONTEXT.Process(target=worker_process.serve, args=(theirs,), daemon=True)
+        self.connection, theirs = processes.CONTEXT.Pipe()
+        self.process = processes.CONTEXT.Process(
+            target=worker_process.serve, args=(theirs,), daemon=True
+        )
         # Ctrl-C goes to the whole process group and is the parent's business: workers are born
         # with SIGINT blocked. The tracker first, since its own start unblocks it.
         resource_tracker.ensure_running()
@@ -75,10 +75,19 @@ class _Worker:
         self._reader.start()
 
     def _read(self) -> None:
-        with suppress(EOFError, OSError):
+        """Pass messages on; whatever ends the reading is the end of this worker."""
+        try:
             while True:
                 self._inbox.put((self, self.connection.recv()))
-        self._inbox.put((self, None))
+        except (EOFError, OSError):  # its process has ended
+            pass
+        except Exception as error:  # a damaged message can make the unpickler raise anything
+            LOGGER.warning(
+                "a message of rollout process %d cannot be read (%s: %s)",
+                self.process.pid, type(error).__name__, error,
+            )  # fmt: skip
+        finally:
+            self._inbox.put((self, None))
 
     def send(self, message: Any) -> None:
         """Send; that the process is dead will be heard from the reader."""
@@ -166,6 +175,7 @@ class Pool:
                             raise message.error
                         self._repeat(worker, f"raised {message.reason}", waiting, failures)
                     elif message is None:
+                        worker.process.kill()  # it may live, if only its message was damaged
                         worker.process.join()
                         code = worker.process.exitcode
                         self._repeat(worker, f"died with exit code {code}", waiting, failures)

@@ -36,6 +36,7 @@ class Setup:
         film: whether episodes will be filmed.
         policy_in_parent: whether the parent's policy acts.
         settings: for `overrides.apply`.
+        trust: for `stored_policy.load_checkpoint`.
     """
 
     checkpoint: Path
@@ -44,6 +45,7 @@ class Setup:
     film: bool = False
     policy_in_parent: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+    trust: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,8 @@ def _build(
         obs_utils.initialize_obs_utils_with_config(config)
         return AskingPolicy(connection, list(config.all_obs_keys))
 
-    checkpoint = overrides.apply(stored_policy.load_checkpoint(setup.checkpoint), setup.settings)
+    checkpoint = stored_policy.load_checkpoint(setup.checkpoint, setup.trust)
+    checkpoint = overrides.apply(checkpoint, setup.settings)
     runner = seeded_episode.Runner(
         checkpoint, setup.horizon, setup.device, setup.film,
         make_policy=ask_parent if setup.policy_in_parent else None, env=old and old.env,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from robomimic_vae_ext import processes
 from robomimic_vae_ext.errors import ConfigError
 
 POLL: Final = 0.2  # [s]
@@ -96,6 +97,7 @@ class LocalExecutor(Executor):
             process = subprocess.Popen(
                 [sys.executable, *command.words], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=os.environ | dict(command.environment) | visible, start_new_session=True,
+                preexec_fn=processes.ending_with_this(),
             )  # fmt: skip
         self._running[command.name] = process, device
 
@@ -212,7 +214,7 @@ def run_command(words: Sequence[str], log: str, environment: Mapping[str, str]) 
     with open(log, "ab") as file:
         return subprocess.run(
             [sys.executable, *words], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-            env=os.environ | dict(environment),
+            env=os.environ | dict(environment), preexec_fn=processes.ending_with_this(),
         ).returncode  # fmt: skip
 
 

@@ -3,8 +3,7 @@
 `python -m robomimic_vae_ext.study.run_job FOLDER` runs the job that FOLDER/job.json describes. Its
 stages are resumable: a stage's result is a file that appears by one atomic rename, and a killed job
 goes on with the first stage whose file is missing. Within rollouts it goes on with the first
-episode that is missing; within the training where robomimic can (0.5.0: --resume), else from its
-start.
+episode that is missing, and within the training from its last saved state.
 """
 
 from __future__ import annotations
@@ -16,13 +15,12 @@ import logging
 import os
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robomimic_vae_ext import files, provenance
+from robomimic_vae_ext import files, processes, provenance
 from robomimic_vae_ext.errors import ConfigError, VaeExtError
 from robomimic_vae_ext.plugin import ALGO_NAME
 from robomimic_vae_ext.study.job import (
@@ -142,20 +140,21 @@ def training_config(job: Job, folder: Path, cuda: bool) -> dict[str, Any]:
 
 
 def _train(job: Job, folder: Path, device: torch.device) -> dict[str, Any]:
-    """Train with stock train.py; see the module's docstring for what an interruption costs."""
-    from robomimic_vae_ext import compat, training
+    """Train, or go on with an interrupted training: to the bit, on a CPU."""
+    from robomimic_vae_ext import resume_file, training
 
     config = folder / "config.json"
     files.write_json(config, training_config(job, folder, device.type == "cuda"))
-    # Both: while one of them is written, the other one is whole.
-    saved = [list(folder.glob(f"{RUN_NAME}/*/{name}.pth")) for name in ("last", "last_bak")]
-    if compat.can_resume() and all(saved):
-        resume = True
-    else:
-        resume = False
+    begun = any(folder.glob(f"{RUN_NAME}/*/{resume_file.NAME}"))
+    if not begun:
         shutil.rmtree(folder / RUN_NAME, ignore_errors=True)
+    options = training.TrainOptions(
+        None if begun else str(config),
+        resume=str(folder / RUN_NAME) if begun else None,
+        device=device.type,
+    )
     with _own_threads():
-        training.train(training.TrainOptions(str(config), resume=resume))
+        training.train(options)
     checkpoints(job, folder)  # all there?
     return {"seconds": _training_seconds(folder), "precision": _precision(job, device)}
 
@@ -337,18 +336,6 @@ def _result(job: Job, folder: Path, train: Any, measured: Any, rollouts: Any) ->
 # ---- the process ----
 
 
-def _stop_with_parent(every: float = 1.0) -> None:
-    """End this process when its parent has ended, also where the parent was killed."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(every)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def main(argv: list[str]) -> int:
     """Run one job; the exit code is 0 if it has its result."""
     parser = argparse.ArgumentParser(
@@ -357,7 +344,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cuda", action="store_true")
     args = parser.parse_args(argv)
-    _stop_with_parent()
+    processes.end_with_parent(os.getppid())
     logging.basicConfig(level=logging.WARNING)
     import robomimic_vae_ext.robosuite_advice  # noqa: F401
 

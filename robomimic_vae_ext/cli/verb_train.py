@@ -81,7 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; print the run's folder at the start and at the end."""
     _check(args)
-    from robomimic_vae_ext import overrides, training
+    from robomimic_vae_ext import overrides
+    from robomimic_vae_ext.training import training_run
 
     flags: dict[str, Any] = {name: getattr(args, flag) for flag, name in _FLAGS.items()}
     settings = overrides.parse(args.set)
@@ -93,9 +94,9 @@ def run(args: argparse.Namespace) -> int:
                 f"{key} is given twice, by --set and by its own flag", "it once", "Leave one out."
             )
         settings[key] = value
-    saving = training.Saving(args.save_state_minutes, args.save_state_steps)
-    folder = training.train(
-        training.TrainOptions(
+    saving = training_run.Saving(args.save_state_minutes, args.save_state_steps)
+    folder = training_run.train(
+        training_run.TrainOptions(
             args.config, args.algo, settings, args.device, args.debug, args.resume, saving,
             args.on_nan == "skip",
         )

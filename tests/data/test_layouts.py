@@ -10,11 +10,11 @@ import h5py
 import numpy as np
 import pytest
 
-from robomimic_vae_ext import training
 from robomimic_vae_ext.cli import main
 from robomimic_vae_ext.data.description import describe_file
 from robomimic_vae_ext.data.rewards import RewardKind
 from robomimic_vae_ext.errors import ConfigError
+from robomimic_vae_ext.training import training_run
 from tests.conftest import image_settings, merge
 from tests.data import layouts
 from tests.data.layouts import LAYOUTS
@@ -53,7 +53,7 @@ def settings(layout: str, data: Path, out: Path, **changes: Any) -> str:
 def test_two_epochs_without_rollouts(layout: str, tmp_path: Path) -> None:
     data = prepare(layout, tmp_path)
     assert main(["validate", str(data)]) == 0
-    run = training.train(training.TrainOptions(settings(layout, data, tmp_path / "out")))
+    run = training_run.train(training_run.TrainOptions(settings(layout, data, tmp_path / "out")))
     assert "Epoch 2" in (run / "logs" / "log.txt").read_text()
 
 
@@ -122,12 +122,12 @@ def test_an_environment_that_is_not_installed_is_refused_before_training(
     rollouts = {"rollout": {"enabled": True}}
     config = settings(layout, data, tmp_path / "out", experiment=rollouts)
     with pytest.raises(ConfigError) as caught:
-        training.train(training.TrainOptions(config))
+        training_run.train(training_run.TrainOptions(config))
     assert package in str(caught.value) and "--robosuite" not in str(caught.value)
     assert not (tmp_path / "out").exists()
     # The remedy.
     off = {"experiment.rollout.enabled": False}
-    training.train(training.TrainOptions(config, settings=off))
+    training_run.train(training_run.TrainOptions(config, settings=off))
 
 
 def test_bounds_that_cut_off_the_returns_are_refused(tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_bounds_that_cut_off_the_returns_are_refused(tmp_path: Path) -> None:
     bounded = {"critic": {"value_bounds": [0.0, 1.0]}}
     config = settings("robomimic mg sparse", data, tmp_path / "out", algo=bounded)
     with pytest.raises(ConfigError, match=r"value_bounds is \[0\.0, 1\.0\].*2\.97") as caught:
-        training.train(training.TrainOptions(config))
+        training_run.train(training_run.TrainOptions(config))
     # The remedy: bounds for a goal that goes on being held, 1 / (1 - 0.99).
     assert "[0.0, 100.0]" in caught.value.action
     wide = {"algo.critic.value_bounds": [0.0, 100.0]}
-    training.train(training.TrainOptions(config, settings=wide))
+    training_run.train(training_run.TrainOptions(config, settings=wide))

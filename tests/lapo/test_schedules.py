@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from robomimic_vae_ext import compat, training_config
+from robomimic_vae_ext import compat
 from robomimic_vae_ext.errors import ConfigError
+from robomimic_vae_ext.training import training_config
 
 Make = Callable[..., Any]
 IS_OLD = not compat.schedules_every_batch()

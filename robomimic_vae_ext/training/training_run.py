@@ -25,12 +25,13 @@ from typing import Any, Final
 import robomimic.scripts.train as stock
 import torch
 
-from robomimic_vae_ext import compat, files, resume_file, run_logs, training_config
+from robomimic_vae_ext import compat, files
 from robomimic_vae_ext.data import config_fit, env_available, validate
 from robomimic_vae_ext.data.description import Description
 from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE
 from robomimic_vae_ext.errors import ConfigError, OutputError, VaeExtError
-from robomimic_vae_ext.resumable import SCRATCH, ResumableTraining, Saving, TrainingError
+from robomimic_vae_ext.training import resume_file, run_logs, training_config
+from robomimic_vae_ext.training.resumable import SCRATCH, ResumableTraining, Saving, TrainingError
 
 LOGGER: Final = logging.getLogger(__name__)
 DEBUG_FOLDER = Path("/tmp/tmp_trained_models")  # where stock train.py's --debug writes

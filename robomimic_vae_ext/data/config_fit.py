@@ -42,13 +42,16 @@ class Request:
     any_actions: bool
 
 
-def check_dataset(config: Any, path: str | Path, mask: str | None = None) -> Description:
+def check_dataset(
+    config: Any, path: str | Path, mask: str | None = None, strict_bounds: bool = True
+) -> Description:
     """Check a dataset, and that it fits the config; the same for every way to train.
 
     Args:
         config: of any algorithm.
         path: of one of its datasets.
         mask: that the dataset's entry in the config asks for, instead of the config's.
+        strict_bounds: whether `check_bounds` refuses, or warns.
 
     Returns:
         What is in it.
@@ -72,7 +75,12 @@ def check_dataset(config: Any, path: str | Path, mask: str | None = None) -> Des
         if name is not None or masks[0] is None:
             demos = found.of_mask(name)
             check_batch_size(config, found, name, demos)
-            check_bounds(config, found, demos)
+            try:
+                check_bounds(config, found, demos)
+            except ConfigError as error:
+                if strict_bounds:
+                    raise
+                LOGGER.warning("%s", error)
     _compare_horizon(config, found)
     return found
 

@@ -50,7 +50,7 @@ def open_dataset(path: Path, follow_links: bool = False) -> Iterator[h5py.File]:
     if not path.is_file():
         raise DatasetError(f"no file {path}", "a dataset", "Make one with `lapo collect`.")
     try:
-        file = h5py.File(path, "r")
+        file = _open(path)
     except Exception as error:
         raise DatasetError(
             f"{path} cannot be read as HDF5 ({first_line(error)})",
@@ -66,6 +66,14 @@ def open_dataset(path: Path, follow_links: bool = False) -> Iterator[h5py.File]:
     finally:
         _follow_links.reset(token)
         file.close()
+
+
+def _open(path: Path) -> h5py.File:
+    # As robomimic opens it: HDF5 refuses to open a file in two ways in one process.
+    try:
+        return h5py.File(path, "r", swmr=True, libver="latest")
+    except OSError:
+        return h5py.File(path, "r")
 
 
 @contextmanager

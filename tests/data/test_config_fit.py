@@ -174,16 +174,20 @@ def test_a_horizon_that_is_shorter_than_the_demonstrations(
 
 
 @pytest.mark.parametrize("replay", [True, False])
-def test_stock_train_asks_the_same(make_config: Make, data: Path, replay: bool) -> None:
+def test_stock_train_asks_the_same(
+    make_config: Make, data: Path, replay: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     import robomimic.utils.train_utils as train_utils
 
     from tests.conftest import data_entry
 
-    pay(data, np.ones, np.zeros)
     config = make_config()
     with config.values_unlocked():
         config.train.data, config.algo.replay.enabled = data_entry(data), replay
-    with pytest.raises(ConfigError, match="value_bounds"):
-        train_utils.dataset_factory(
-            config, obs_keys=config.all_obs_keys, filter_by_attribute="train"
-        )
+    arguments = {"obs_keys": config.all_obs_keys, "filter_by_attribute": "train"}
+    pay(data, np.ones, np.zeros)
+    train_utils.dataset_factory(config, **arguments)
+    assert "value_bounds is [0.0, 1.0]" in caplog.text
+    change(data, PICTURE, grey)
+    with pytest.raises(DatasetError, match=PICTURE):
+        train_utils.dataset_factory(config, **arguments)

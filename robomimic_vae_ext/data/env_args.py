@@ -35,7 +35,7 @@ _UPRIGHT: Final = (
     "ToolHang",
 )
 _WHY_NOT: Final = {
-    "OSC_POSITION": "robosuite 1.4 turns the hand to a fixed orientation, 1.5 keeps the present one",
+    "OSC_POSITION": "robosuite 1.4 turns the hand to a fixed orientation, 1.5 keeps its own",
     "IK_POSE": "robosuite 1.5 has another solver, whose motion differs",
     "JOINT_VELOCITY": "robosuite 1.5.0 to 1.5.2 cannot build this controller",
 }
@@ -210,13 +210,13 @@ def _check_same_motion(config: dict[str, Any], before: str) -> None:
             "damping_ratio, the key that releases of robosuite read (they ignore 'damping')",
             "Delete it, or rename it if the dataset was made by a fork that reads it.",
         )
-    if kind == "OSC_POSE" and not config.get("control_delta", True):
-        if version_tuple(before) < (1, 2):
-            raise DatasetError(
-                f"absolute goals of robosuite {before}",
-                "goals in the world frame, as from 1.2 on (1.0 counts from the pose at reset)",
-                _SAME_VERSION,
-            )
+    absolute = kind == "OSC_POSE" and not config.get("control_delta", True)
+    if absolute and version_tuple(before) < (1, 2):
+        raise DatasetError(
+            f"absolute goals of robosuite {before}",
+            "goals in the world frame, as from 1.2 on (1.0 counts from the pose at reset)",
+            _SAME_VERSION,
+        )
 
 
 def _to_part(config: Any, env_args: dict[str, Any]) -> dict[str, Any]:

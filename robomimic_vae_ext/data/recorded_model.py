@@ -212,25 +212,27 @@ def _set_values(element: ElementTree.Element, values: dict[str, np.ndarray]) -> 
             element.set(key, " ".join(f"{number:.9g}" for number in value))
 
 
-def drawn_at_reset(env: Any, samples: int = 3) -> dict[str, float]:
+def drawn_at_reset(env: Any, hard: int = 3, soft: int = 20) -> dict[str, float]:
     """Find what resets write into the model, so that it is not part of the state.
 
     Args:
         env: a robosuite environment, which is reset and reloaded.
-        samples: number of resets that load the model anew.
+        hard: number of resets that load the model anew.
+        soft: number of resets of the last model.
 
     Returns:
         For each name the largest spread of its position, orientation or size.
     """
     seen: dict[tuple[str, str], list[np.ndarray]] = {}
-    hard = env.hard_reset
-    env.hard_reset = True
+    before = env.hard_reset
     try:
-        for _ in range(samples):
+        for sample in range(hard + soft):
+            env.hard_reset = sample < hard
             env.reset()
             model = env.sim.model._model
-            tree = ElementTree.fromstring(env.model.get_xml())
-            for element in _walk(tree):
+            if env.hard_reset:
+                elements = list(_walk(ElementTree.fromstring(env.model.get_xml())))
+            for element in elements:
                 name = element.get("name")
                 if not name:
                     continue
@@ -239,6 +241,6 @@ def drawn_at_reset(env: Any, samples: int = 3) -> dict[str, float]:
                 parts += [view.size] if element.tag == "geom" else []
                 seen.setdefault((element.tag, name), []).append(np.concatenate(parts))
     finally:
-        env.hard_reset = hard
+        env.hard_reset = before
     spread = {name: float(np.ptp(np.array(rows), axis=0).max()) for (_, name), rows in seen.items()}
     return {name: size for name, size in spread.items() if size > _ROUNDING}

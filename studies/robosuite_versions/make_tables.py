@@ -73,7 +73,7 @@ def human_table(demos: Path, out: Path) -> str:
         cameras = ["agentview", "robot0_eye_in_hand"]
         target = out / source.name
         try:
-            report = replay_dataset(source, target, cameras, compress="gzip", overwrite=True)
+            report = replay_dataset(source, target, cameras, compress="lzf", overwrite=True)
         except DatasetError as error:
             lines.append(f"| {source.stem} | 0 | | | | | | {error.found.split('(', 1)[-1]} |")
             print(error, flush=True)

@@ -45,6 +45,7 @@ def write_demos(path: Path, env_args: dict[str, Any], count: int, hard: bool = F
         data.attrs["env_args"] = json.dumps(env_args)
         for index in range(count):
             env.hard_reset = hard
+            envs.reseed(env, index)
             raw = env.reset()
             demo = data.create_group(f"demo_{index}")
             demo.attrs["model_file"] = envs.portable_model_xml(env)

@@ -217,10 +217,9 @@ class _Player:
         self, demo: h5py.Group, name: str, where: str
     ) -> tuple[Recording, dict[str, Any], DemoReport]:
         """Play one demonstration; the recording and the episode count if it is not refused."""
-        self.env.reset()
         text = demo.attrs.get("model_file")
         root = read_model_xml(text, where) if has_model_xml(text) else None
-        named = self.restorer.restore(root, where)
+        named = self.restorer.reset(root, where)
         recording = read_recording(self.env, demo, where)
         refused = ""
         if not np.isinf(self.tolerance) and self.restorer.names - set(named):

@@ -25,7 +25,12 @@ _OTHER_TURNS: Final = ("euler", "axisangle", "xyaxes", "zaxis", "fromto")
 _DEFAULTS: Final = {"pos": (0.0, 0.0, 0.0), "quat": (1.0, 0.0, 0.0, 0.0)}
 # MuJoCo writes six digits.
 _ROUNDING: Final = 2e-6
-_COPIED: Final = ("body_", "geom_", "site_", "dof_", "jnt_", "qpos0", "bvh_aabb", "stat")
+# What follows from positions and sizes. Not colours: robosuite hides its markers at a reset.
+_COPIED: Final = (
+    "geom_pos", "geom_quat", "geom_size", "geom_rbound", "geom_aabb", "bvh_aabb", "site_pos",
+    "body_ipos", "body_iquat", "body_mass", "body_inertia", "body_subtreemass", "body_invweight0",
+    "dof_invweight0", "dof_M0",
+)  # fmt: skip
 
 Values = dict[tuple[str, str], dict[str, np.ndarray]]
 
@@ -141,13 +146,15 @@ class ModelRestorer:
         root = ElementTree.fromstring(self.xml)
         #: Everything that a recording may say something of.
         self.names = {str(item.get("name")) for item in _walk(root) if item.get("name")}
+        model = env.sim.model._model
+        self.bodies = model.body_pos.copy(), model.body_quat.copy()
         self.applied: tuple[str, mujoco.MjModel] | None = None
 
-    def restore(self, root: ElementTree.Element | None, where: str) -> tuple[str, ...]:
-        """Set the model to what a recording says, and to the installed values elsewhere.
+    def reset(self, root: ElementTree.Element | None, where: str) -> tuple[str, ...]:
+        """Reset the environment, then set its model to what a recording says.
 
         Args:
-            root: of the recorded XML; None keeps the model as the last reset left it.
+            root: of the recorded XML; None gives what the reset draws.
             where: name of the demonstration for messages.
 
         Returns:
@@ -156,24 +163,32 @@ class ModelRestorer:
         Raises:
             DatasetError: MuJoCo cannot compile the model with these values.
         """
-        if root is None:
-            return ()
-        recorded = named_values(root, where)
+        model = self.env.sim.model._model
+        model.body_pos[:], model.body_quat[:] = self.bodies
+        self.env.reset()
+        recorded = {} if root is None else named_values(root, where)
         tree = ElementTree.fromstring(self.xml)
         installed = {(item.tag, str(item.get("name"))): item for item in _walk(tree)}
-        named: set[str] = set()
+        named: set[tuple[str, str]] = set()
         for (tag, name), values in recorded.items():
             keys = [(tag, name)] if (tag, name) in installed else []
             keys = keys or [(tag, alias) for alias in _aliases(tag, name)]
             for key in keys:
                 if key in installed:
-                    named.add(key[1])
+                    named.add(key)
                     _set_values(installed[key], values)
         self._put(ElementTree.tostring(tree, encoding="unicode"), where)
-        return tuple(sorted(named))
+        source = self.applied[1] if self.applied else model
+        for tag, name in named:
+            if tag == "body":  # resets write the others
+                model.body(name).pos[:], model.body(name).quat[:] = (
+                    source.body(name).pos,
+                    source.body(name).quat,
+                )
+        return tuple(sorted({name for _, name in named}))
 
     def _put(self, xml: str, where: str) -> None:
-        """Copy a compiled model's bodies, geoms and sites into that of the environment."""
+        """Copy what follows from a compiled model's sizes into that of the environment."""
         if self.applied is None or self.applied[0] != xml:
             try:
                 self.applied = xml, mujoco.MjModel.from_xml_string(xml)
@@ -183,13 +198,8 @@ class ModelRestorer:
                     "those of a model of this environment",
                     "Repair this attribute, or leave out the demonstration.",
                 ) from error
-        source, target = self.applied[1], self.env.sim.model._model
-        for name in dir(source):
-            if not name.startswith(_COPIED):
-                continue
-            values = getattr(source, name)
-            if isinstance(values, np.ndarray) and values.shape == getattr(target, name).shape:
-                getattr(target, name)[...] = values
+        for name in _COPIED:
+            getattr(self.env.sim.model._model, name)[...] = getattr(self.applied[1], name)
 
 
 def _set_values(element: ElementTree.Element, values: dict[str, np.ndarray]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from robomimic_vae_ext.cli import main
 from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.data.playback import replay_dataset
-from robomimic_vae_ext.data.recorded_model import named_values, read_model_xml
+from robomimic_vae_ext.data.recorded_model import ModelRestorer, named_values, read_model_xml
 from robomimic_vae_ext.errors import DatasetError
 
 pytestmark = pytest.mark.simulator
@@ -149,6 +149,22 @@ def test_junk_is_one_error_message(doors: Path, tmp_path: Path, text: Any) -> No
 def test_deep_xml_is_no_crash() -> None:
     text = "<mujoco><worldbody>" + "<body>" * 20_000 + "</body>" * 20_000 + "</worldbody></mujoco>"
     assert named_values(read_model_xml(text, "demo"), "demo") == {}
+
+
+def test_what_else_a_reset_writes_is_kept() -> None:
+    """The colours that hide markers, and the places of PickPlace's targets."""
+    for name in ("PickPlaceCan", "Lift"):
+        env = envs.build_env(env_args_of(name))
+        env.reset()
+        model = env.sim.model._model
+        restorer = ModelRestorer(env)
+        fields = ("site_rgba", "geom_rgba", "body_pos", "geom_size", "body_mass", "site_size")
+        before = {field: getattr(model, field).copy() for field in fields}
+        root = read_model_xml(envs.portable_model_xml(env), "demo")
+        for again in (root, None):
+            restorer.reset(again, "demo")
+            for field in fields:
+                np.testing.assert_allclose(getattr(model, field), before[field], atol=1e-5)
 
 
 def test_sizes_come_from_the_recording(tmp_path: Path) -> None:

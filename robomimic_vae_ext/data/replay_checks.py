@@ -17,6 +17,11 @@ TOLERANCE: Final = 5e-3
 PICTURE_TOLERANCE: Final = 25.0
 #: Largest error of one simulated action, as a share of the motion that was recorded.
 MOTION_TOLERANCE: Final = 0.5
+#: Why raw recordings of Wipe get no rewards.
+UNKNOWN_SUCCESS: Final = (
+    "no rewards were recorded, and which marks are wiped is not part of the state, so success is "
+    "unknown; --tolerance inf keeps it without success"
+)
 _LEAST_MOTION: Final = 1e-3  # [m]
 # What changes much within one physics step, and follows from the states.
 _DERIVED: Final = ("vel", "acc", "force", "torque", "contact")
@@ -158,7 +163,8 @@ def missing_values(drawn: dict[str, float], recorded: Any, tolerance: float) -> 
     )
     if not names:
         return ""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return (
-        f"model_file does not say where {list_names(names)} was: resets draw it anew, and it is "
+        f"model_file does not say how {list_names(names[:3])}{more} was: resets draw it anew, and it is "
         "not part of the state; --tolerance inf keeps it with a new draw"
     )

@@ -59,27 +59,28 @@ def motion_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def human_table(demos: Path, out: Path) -> str:
+def human_table(demos: Path, out: Path, cameras: list[str]) -> str:
     """Convert every human file; a line per file."""
     from robomimic_vae_ext.data.contact_sheet import write_contact_sheet
     from robomimic_vae_ext.data.playback import replay_dataset
 
     lines = [
         "| file | demonstrations | transitions | success | actions | clipped values | one action "
-        "errs by / motion [mm] | what differs |",
+        "errs by / motion [mm] | left out |",
         "| --- | ---: | ---: | ---: | --- | ---: | ---: | --- |",
     ]
     for source in sorted(demos.glob("*.hdf5")):
-        cameras = ["agentview", "robot0_eye_in_hand"]
         target = out / source.name
         try:
             report = replay_dataset(source, target, cameras, compress="lzf", overwrite=True)
         except DatasetError as error:
-            lines.append(f"| {source.stem} | 0 | | | | | | {error.found.split('(', 1)[-1]} |")
+            reason = error.found.split("(", 1)[-1].removesuffix(")")
+            lines.append(f"| {source.stem} | 0 | | | | | | {reason} |")
             print(error, flush=True)
             continue
         print(report.describe(), flush=True)
-        write_contact_sheet(target, target.with_suffix(".png"), overwrite=True)
+        if cameras:
+            write_contact_sheet(target, target.with_suffix(".png"), overwrite=True)
         error = max(1000 * demo.motion_error for demo in report.kept)
         moved = sum(1000 * demo.motion for demo in report.kept) / len(report.kept)
         refused = "; ".join(demo.describe() for demo in report.demos if demo.refused)
@@ -108,8 +109,12 @@ def main() -> int:
     parser.add_argument("table", choices=("motion", "human"))
     parser.add_argument("--demos", type=Path, default=Path("datasets/human"))
     parser.add_argument("--out", type=Path, default=Path("datasets/human_converted"))
+    parser.add_argument("--cameras", nargs="*", default=["agentview", "robot0_eye_in_hand"])
     args = parser.parse_args()
-    table = motion_table() if args.table == "motion" else human_table(args.demos, args.out)
+    if args.table == "motion":
+        table = motion_table()
+    else:
+        table = human_table(args.demos, args.out, args.cameras)
     files.write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), args.table, table))
     return 0
 

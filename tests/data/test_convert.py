@@ -123,7 +123,7 @@ def test_env_args_to_15() -> None:
     arm = config["body_parts"]["right"]
     assert arm["type"] == "OSC_POSE"
     assert arm["gripper"] == {"type": "GRIP"}
-    assert (arm["input_type"], arm["input_ref_frame"]) == ("delta", "base")
+    assert (arm["input_type"], arm["input_ref_frame"]) == ("delta", "world")
     assert arm["damping_ratio"] == 1 and "damping" not in arm and "control_delta" not in arm
     assert new["env_kwargs"]["lite_physics"] is False
     assert new["env_version"] == "1.5.2"
@@ -131,9 +131,90 @@ def test_env_args_to_15() -> None:
 
 
 def test_env_args_there_and_back() -> None:
-    old = old_env_args()
-    assert convert_env_args(convert_env_args(old, "1.5.2"), "1.4.1") == old
-    assert old == old_env_args()  # a copy was converted
+    arm = {key: value for key, value in OLD_ARM.items() if key != "damping"} | {"damping_ratio": 1}
+    for absolute in (False, True):
+        config = arm | {"control_delta": not absolute}
+        old = old_env_args(controller_configs=config, env_configuration="single-arm-opposed")
+        new = convert_env_args(old, "1.5.2")
+        assert convert_env_args(new, "1.4.1") == old
+        assert old["env_kwargs"]["controller_configs"] is config  # a copy was converted
+
+
+@pytest.mark.parametrize(
+    ("change", "match", "remedy"),
+    [
+        ({"damping": 3}, "damping 3", {"damping": 1}),
+        ({"position_limits": [[-1], [1]]}, "position_limits", {"position_limits": None}),
+        ({"type": "OSC_POSITION"}, "OSC_POSITION", None),
+        ({"type": "IK_POSE"}, "IK_POSE", None),
+        ({"type": "JOINT_VELOCITY"}, "JOINT_VELOCITY", None),
+    ],
+)
+def test_what_would_move_otherwise_is_refused(
+    change: dict[str, Any], match: str, remedy: dict[str, Any] | None
+) -> None:
+    old = old_env_args(controller_configs=OLD_ARM | change)
+    with pytest.raises(DatasetError, match=match):
+        convert_env_args(old, "1.5.2")
+    if remedy is not None:
+        convert_env_args(old_env_args(controller_configs=OLD_ARM | change | remedy), "1.5.2")
+
+
+def test_absolute_goals_of_10_are_refused() -> None:
+    """They count from the pose at reset."""
+    old = old_env_args(controller_configs=OLD_ARM | {"control_delta": False})
+    convert_env_args(old | {"env_version": "1.2.0"}, "1.5.2")
+    with pytest.raises(DatasetError, match=r"absolute goals of robosuite 1\.0"):
+        convert_env_args(old | {"env_version": "1.0.1"}, "1.5.2")
+
+
+@pytest.mark.parametrize(("before", "after"), [("1.4.1", "1.5.2"), ("1.5.2", "1.4.1")])
+def test_the_default_controller_is_not_guessed(before: str, after: str) -> None:
+    """1.4's is JOINT_VELOCITY, 1.5's OSC_POSE."""
+    old = old_env_args(controller_configs=None) | {"env_version": before}
+    with pytest.raises(DatasetError, match="controller_configs"):
+        convert_env_args(old, after)
+    assert convert_env_args(old, before) == old
+
+
+def arm_15(**changes: Any) -> dict[str, Any]:
+    arm = {"type": "OSC_POSE", "input_type": "delta", "input_ref_frame": "base"} | changes
+    return {"type": "BASIC", "body_parts": {"right": arm}}
+
+
+@pytest.mark.parametrize(
+    ("arm", "kwargs", "refused"),
+    [
+        (arm_15(), {}, False),
+        (arm_15(), {"env_configuration": "parallel"}, False),
+        (arm_15(input_ref_frame="world", input_type="absolute"), {}, False),
+        (arm_15(input_type="absolute"), {}, True),
+        (arm_15(type="JOINT_POSITION"), {}, False),
+        (arm_15(type="JOINT_POSITION", input_type="absolute"), {}, True),
+        (arm_15(type="OSC_POSITION"), {}, True),
+    ],
+)
+def test_what_14_has(arm: dict[str, Any], kwargs: dict[str, Any], refused: bool) -> None:
+    new = old_env_args(controller_configs=arm, **kwargs) | {"env_version": "1.5.2"}
+    if refused:
+        with pytest.raises(DatasetError, match="moves as before"):
+            convert_env_args(new, "1.4.1")
+    else:
+        convert_env_args(new, "1.4.1")
+
+
+def test_a_turned_base_has_no_base_frame_in_14() -> None:
+    new = old_env_args(controller_configs=arm_15(), env_configuration="opposed")
+    with pytest.raises(DatasetError, match="base frame"):
+        convert_env_args(new | {"env_version": "1.5.2", "env_name": "TwoArmLift"}, "1.4.1")
+
+
+def test_absolute_joint_positions_of_14_were_deltas() -> None:
+    """1.4 reads no control_delta there."""
+    config = {"type": "JOINT_POSITION", "control_delta": False}
+    new = convert_env_args(old_env_args(controller_configs=config), "1.5.2")
+    arm = new["env_kwargs"]["controller_configs"]["body_parts"]["right"]
+    assert arm["input_type"] == "delta"
 
 
 def test_lists_of_controllers_stay_lists() -> None:

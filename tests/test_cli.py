@@ -95,6 +95,8 @@ def bad_calls(folder: Path) -> dict[str, tuple[list[str], str]]:
     evaluate = ["evaluate", str(folder / "file")]
     return {
         "no config": (["train"], "--config"),
+        "config and algo": (["train", "--config", "vae_joint", "--algo", "bcq"], "--algo bcq"),
+        "debug elsewhere": ([*config, "--debug", "--output", str(folder / "out")], "--debug"),
         "unknown config": (["train", "--config", "vae_jiont"], "vae_joint"),
         "no dataset": ([*config, "--dataset", str(folder / "none.hdf5")], "none.hdf5"),
         "output is a file": ([*config, "--output", str(folder / "file")], "is a file"),

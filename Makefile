@@ -6,6 +6,9 @@
 #   make install-check   a wheel in an environment of its own: doctor, audit, demo in an empty folder
 #   make matrix          tests with other versions of Python and libraries (CELLS="numpy2 py313")
 #   make study-smoke     a whole study in miniature: datasets, jobs, measures, report, figures
+#   make docs            the documentation site, in build/site; a dead link is an error
+#   make mutants         a reference training step, and 23 mistakes that it must notice
+#   make fuzz            thousands of random and damaged datasets; figures in docs/fuzz.md
 #   make faults          trainings that are killed at random places, and what was lost
 #   make bench           training, data, rollouts and collection beside robomimic's own
 # Use your own environment instead of .venv with PYTHON=... INSTALLED=1.
@@ -28,7 +31,7 @@ STAMP = $(if $(INSTALLED),,$(VENV)/.installed)
 MATRIX ?= .matrix
 CELLS ?=
 
-.PHONY: demo test quick check install-check matrix faults bench study-smoke format clean
+.PHONY: demo test quick check install-check matrix docs fuzz faults mutants bench study-smoke format clean
 
 demo: $(STAMP)
 	$(PYTHON) -m robomimic_vae_ext demo --out $(DEMO_FOLDER) $(if $(FAST),--fast)
@@ -60,6 +63,18 @@ install-check:
 
 matrix:
 	$(BASE_PYTHON) scripts/matrix.py --folder $(MATRIX) $(CELLS)
+
+# An environment of its own: the pages are made from the sources, without importing them.
+docs:
+	test -x build/docs_env/bin/mkdocs || { $(BASE_PYTHON) -m venv build/docs_env && \
+	build/docs_env/bin/pip install --quiet --requirement docs/requirements.txt; }
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true build/docs_env/bin/mkdocs build --quiet
+
+mutants: $(STAMP)
+	$(PYTHON) -m pytest --numprocesses 2 tests/lapo/test_reference_step.py
+
+fuzz: $(STAMP)
+	$(PYTHON) -m tests.fuzz --out docs/fuzz.md
 
 faults: $(STAMP)
 	$(PYTHON) -m tests.reliability.killing

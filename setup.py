@@ -87,9 +87,10 @@ setup(
         "cluster": ["ray"],  # studies on several machines (80 MB); anything else goes without
         "export": ["safetensors"],  # lapo export --format safetensors
         "dev": [
-            "safetensors",
             "pytest",
             "pytest-xdist",
+            "hypothesis",
+            "safetensors",
             "ruff",
             "mypy",
             "import-linter",

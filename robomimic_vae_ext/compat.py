@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from robomimic_vae_ext.errors import ConfigError
+
 if TYPE_CHECKING:
     from packaging.version import Version
 
@@ -61,8 +63,8 @@ def mujoco_py_stand_in() -> Iterator[None]:
 def serve_lapo_dataset(train_utils: ModuleType) -> None:
     """Let stock `train.py` draw batches for `lapo` from our replay, in memory or on disk.
 
-    What: wraps `dataset_factory`. Configs of other algorithms, and ours with
-    `algo.replay.enabled = false`, go to robomimic's own SequenceDataset untouched.
+    What: wraps `dataset_factory`. Configs of other algorithms go to robomimic's own SequenceDataset
+    untouched, and ours with `algo.replay.enabled = false` after the same checks of the dataset.
     Why: SequenceDataset with n-step windows copies every window of images (n times obs and n times
     next_obs per sample), and `hdf5_cache_mode="all"` keeps all those copies in memory.
     Drop when: robomimic lets a config choose its dataset class.
@@ -73,11 +75,14 @@ def serve_lapo_dataset(train_utils: ModuleType) -> None:
 
     @functools.wraps(stock)
     def dataset_factory(config: Any, obs_keys: Any, *args: Any, **kwargs: Any) -> Any:
-        if config.algo_name != "lapo" or not config.algo.replay.enabled:
+        if config.algo_name != "lapo":
             return stock(config, obs_keys, *args, **kwargs)
-        from robomimic_vae_ext.lapo.replay_dataset import replay_from_config
+        from robomimic_vae_ext.lapo import replay_dataset
 
-        return replay_from_config(stock, config, obs_keys, *args, **kwargs)
+        replay_dataset.check_datasets(config)
+        if not config.algo.replay.enabled:
+            return stock(config, obs_keys, *args, **kwargs)
+        return replay_dataset.replay_from_config(stock, config, obs_keys, *args, **kwargs)
 
     dataset_factory.wrapped_for_lapo = True  # type: ignore[attr-defined]
     train_utils.dataset_factory = dataset_factory  # type: ignore[attr-defined]
@@ -125,15 +130,86 @@ def load_dict_from_checkpoint(path: Path, trust: bool = False) -> Any:
         return torch.load(path, map_location="cpu", weights_only=not trust)
 
 
-def dataset_paths(config: Any) -> list[str]:
-    """Paths of the datasets in `config.train.data`.
+def dataset_entries(config: Any) -> list[dict[str, Any]]:
+    """Datasets of `config.train.data`, each with its `path` and what else is said of it.
 
-    What: robomimic 0.5.0 turns the string into `[{"path": ...}]` and allows several datasets.
+    What: robomimic 0.3.0 reads a string. 0.5.0 turns it into `[{"path": ...}]`, and allows several.
     Drop when: robomimic 0.3 is no longer supported.
+
+    Raises:
+        ConfigError: no dataset, or something else than paths.
     """
-    data = config.train.data
-    entries = data if isinstance(data, list | tuple) else [{"path": data}]
-    return [os.path.expanduser(str(entry["path"])) for entry in entries]
+    return _entries(config.train.data)
+
+
+def _entries(data: Any) -> list[dict[str, Any]]:
+    if data is None:
+        raise ConfigError("train.data is null", "the path of a dataset", "Pass --dataset.")
+    found = []
+    for entry in data if isinstance(data, list | tuple) else [data]:
+        entry = dict(entry) if isinstance(entry, dict) else {"path": entry}
+        path = entry.get("path")
+        if not isinstance(path, str) or not path:
+            raise ConfigError(
+                f"train.data holds {entry if 'path' not in entry else path!r}",
+                'a path, or a list of paths or of {"path": ...}',
+                "Correct train.data, or pass --dataset.",
+            )
+        found.append(entry | {"path": os.path.expanduser(path)})
+    if not found:
+        raise ConfigError("train.data is an empty list", "a dataset", "Pass --dataset.")
+    return found
+
+
+def readable_data(data: Any) -> Any:
+    """`train.data` as the installed robomimic reads it: one path, or from 0.5.0 on a list.
+
+    Raises:
+        ConfigError: several datasets, or settings of one, that robomimic 0.3 cannot read.
+    """
+    entries = _entries(data)
+    if not _is_older("0.4"):
+        return data if isinstance(data, str) else entries
+    if len(entries) > 1:
+        raise ConfigError(
+            f"train.data names {len(entries)} datasets",
+            f"one, all that robomimic {robomimic_version()} trains on",
+            "Merge them into one file, or install robomimic 0.5.0.",
+        )
+    unread = sorted(entries[0].keys() - {"path", "weight"})  # a single weight weighs nothing
+    if unread:
+        raise ConfigError(
+            f"train.data says {', '.join(map(repr, unread))} of a dataset",
+            f"its path alone, all that robomimic {robomimic_version()} reads",
+            "Remove that (a filter key belongs into train.hdf5_filter_key), or install robomimic "
+            "0.5.0.",
+        )
+    return data if isinstance(data, str) else entries[0]["path"]
+
+
+def first_readable(data: Any) -> Any:
+    """`readable_data`; of several datasets the first, for what is only rolled out."""
+    if data is None:
+        return None
+    try:
+        return readable_data(data)
+    except ConfigError:
+        return _entries(data)[0]["path"]
+
+
+def dataset_paths(config: Any) -> list[str]:
+    """Paths of the datasets in `config.train.data`; see `dataset_entries`."""
+    return [entry["path"] for entry in dataset_entries(config)]
+
+
+def schedulers() -> tuple[str, ...]:
+    """Kinds of learning rate schedules of the installed robomimic. Drop with robomimic 0.3."""
+    return ("multistep", "linear") if _is_older("0.4") else ("multistep", "linear", "cosine")
+
+
+def schedules_every_batch() -> bool:
+    """Whether schedules can step after every batch. Drop with robomimic 0.3."""
+    return not _is_older("0.4")
 
 
 def has_time_folder() -> bool:

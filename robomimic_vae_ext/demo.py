@@ -134,7 +134,7 @@ def run(folder: Path, fast: bool = False, workers: int = 2) -> None:
         "--video-episodes", min(4, size.evaluations), "--out", files.result, "--overwrite",
     )  # fmt: skip
     _lapo("plot", run_folder, "--out", files.figure, "--overwrite")
-    print(summary(files, checkpoint, time.perf_counter() - begin))
+    print(summary(files, checkpoint, time.perf_counter() - begin, fast))
 
 
 def check_dataset(path: Path, size: Size) -> None:
@@ -175,7 +175,7 @@ def write_config(files: Files, size: Size) -> None:
     write_json(files.config, config)
 
 
-def summary(files: Files, checkpoint: Path, seconds: float) -> str:
+def summary(files: Files, checkpoint: Path, seconds: float, fast: bool) -> str:
     """What was made, where it is, and how well the policy does beside its teacher."""
     import h5py
 
@@ -195,6 +195,8 @@ def summary(files: Files, checkpoint: Path, seconds: float) -> str:
         f"  success     {result['success_rate']:.0%} of {result['n']} episodes with fixed seeds "
         f"(95 % interval {low:.0%} to {high:.0%}); demonstrations: {taught:.0%}",
     ]
+    if fast:
+        lines.append("  --fast trains for a few steps: a success of 0% is expected")
     return "\n".join(lines)
 
 

@@ -25,7 +25,7 @@ from typing import Any, Final, Literal
 from robomimic_vae_ext.provenance import processor
 
 PACKAGE: Final = "robomimic_vae_ext"
-TIMEOUT: Final = 10.0  # [s]
+TIMEOUT: Final = 60.0  # [s]; on an idle machine the probes need about 5
 LOW_SPACE: Final = 5e9  # [byte]; an image dataset and the checkpoints of a run fit
 MARK: Final = "@doctor "  # before the probes' lines: the libraries print, too
 SETTINGS: Final = ("MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID", "CUDA_VISIBLE_DEVICES", "OMP_WAIT_POLICY",
@@ -163,7 +163,7 @@ def _answers(
         process.kill()
         output, _ = process.communicate()
         ending = f"no answer within {timeout:g} s"
-        slow = "Try again on a machine that is less busy, or with --timeout 60."
+        slow = "Try again on a machine that is less busy, or with a longer --timeout."
     lines = [line for line in output.splitlines() if line.startswith(MARK)]
     said = dict(json.loads(line.removeprefix(MARK)) for line in lines)
     expected = [name for name in _REMEDIES if f'"{name}"' in code]
@@ -258,7 +258,8 @@ def check_folder(folder: Path) -> Iterator[Check]:
         yield Check("output folder", "problem", f"{there}: {error}", "Choose another --folder.")
         return
     free = shutil.disk_usage(there).free
-    value = f"{there}, {free / 1e9:.1f} GB free"
+    made = "" if there == folder.absolute() else f" (to be made in {there})"
+    value = f"{folder.absolute()}{made}, {free / 1e9:.1f} GB free"
     if free < LOW_SPACE:
         yield Check("output folder", "note", value, "An image dataset takes several GB.")
     else:
@@ -274,7 +275,10 @@ def describe(checks: list[Check]) -> str:
         if check.action:
             lines.append(f"{'':8}{'':{width}}  -> {check.action}")
     problems = sum(check.status == "problem" for check in checks)
-    lines.append(f"{problems} problem(s)" if problems else "All that is needed is there.")
+    summary = "everything needed is installed and works"
+    if problems:
+        summary = f"{problems} problem{'s' if problems > 1 else ''}"
+    lines.append(summary)
     return "\n".join(lines)
 
 

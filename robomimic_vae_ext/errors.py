@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return " (did you mean 'x'?)" where a known word is close, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 class VaeExtError(Exception):
@@ -19,12 +26,18 @@ class VaeExtError(Exception):
         self.found = found
         self.expected = expected
         self.action = action
-        super().__init__(f"{found}; expected {expected}. {action}")
+        super().__init__(_one_line(f"{found}; expected {expected}. {action}"))
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         # Worker processes send errors home by pickle, which calls the class with `args`: one
         # string here, where __init__ wants three.
         return type(self), (self.found, self.expected, self.action)
+
+
+def _one_line(text: str) -> str:
+    """Escape what names inside of files may hold: line ends, and bytes that are not UTF-8."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class ConfigError(VaeExtError):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from robomimic_vae_ext.errors import CheckpointError, ConfigError
+from robomimic_vae_ext.errors import CheckpointError, ConfigError, did_you_mean
 
 
 def parse(texts: list[str]) -> dict[str, Any]:
@@ -81,10 +81,10 @@ def check_keys_and_kinds(config: Mapping[str, Any], settings: Mapping[str, Any])
         *levels, last = key.split(".")
         holder = get_nested(config, *levels)
         if not isinstance(holder, Mapping) or last not in holder:
-            there = f", whose section has {sorted(holder)}" if isinstance(holder, Mapping) else ""
+            names = sorted(holder) if isinstance(holder, Mapping) else []
             raise ConfigError(
-                f"--set {key}: the config has no such value{there}",
-                "a key of the config, levels joined by dots",
+                f"--set {key}: the config has no such value{did_you_mean(last, names)}",
+                f"one of {', '.join(names)}" if names else "levels of the config joined by dots",
                 "Correct the key after --set.",
             )
         if isinstance(holder[last], Mapping) and not isinstance(value, Mapping):

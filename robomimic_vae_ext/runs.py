@@ -19,12 +19,13 @@ def is_run(path: Path) -> bool:
     return (path / "models").is_dir() or (path / "logs").is_dir()
 
 
-def find_run(path: Path) -> Path:
+def find_run(path: Path, with_checkpoint: bool = False) -> Path:
     """Return a run's folder.
 
     Args:
         path: of a run, of a checkpoint in it, or of an experiment, whose newest run is taken and
             printed.
+        with_checkpoint: of an experiment's runs, those without a checkpoint are passed over.
 
     Raises:
         CheckpointError: there is no such folder, or it holds no runs.
@@ -49,9 +50,18 @@ def find_run(path: Path) -> Path:
             "the folder of a run or of an experiment",
             "Pass the folder that `lapo train` printed.",
         )
+    usable = [run for run in found if _epochs(run)] if with_checkpoint else found
+    chosen = usable[-1] if usable else found[-1]
     if len(found) > 1:
-        print(f"newest of {len(found)} runs in {path}: {found[-1].name}")
-    return found[-1]
+        skipped = f"; {found[-1].name} has no checkpoint" if chosen != found[-1] else ""
+        print(f"newest of {len(found)} runs in {path}: {chosen.name}{skipped}")
+    return chosen
+
+
+def _epochs(run: Path) -> dict[Path, int]:
+    """Checkpoint to its epoch."""
+    found = {file: EPOCH.match(file.name) for file in run.glob("models/*.pth")}
+    return {file: int(match[1]) for file, match in found.items() if match}
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -74,14 +84,13 @@ def find_checkpoint(path: Path) -> Path:
             "Check the path.",
         )
     folder = path.parent if path.name == "models" and path.is_dir() else path
-    run = find_run(folder)
-    found = {file: EPOCH.match(file.name) for file in run.glob("models/*.pth")}
-    epochs = {file: int(match[1]) for file, match in found.items() if match}
+    run = find_run(folder, with_checkpoint=True)
+    epochs = _epochs(run)
     if not epochs:
         raise CheckpointError(
             f"{run / 'models'} holds no checkpoint (looked for model_epoch_*.pth)",
             "a run that has saved one",
-            "Wait for its first one, or lower experiment.save.every_n_epochs.",
+            "Wait for its first one, look into its log if it has ended, or pass another run.",
         )
     # Of one epoch the plain name comes before those that name why it was saved.
     newest = max(epochs, key=lambda file: (epochs[file], -len(file.name)))

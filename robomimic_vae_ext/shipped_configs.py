@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from robomimic_vae_ext.errors import ConfigError
+from robomimic_vae_ext.errors import ConfigError, did_you_mean
 
 PACKAGE = Path(__file__).parent
 
@@ -55,5 +55,7 @@ def find(name_or_path: str | Path) -> Path:
     if path.is_file():
         return path
     raise ConfigError(
-        f"no config {name_or_path}", f"a file, or one of {', '.join(names())}", "Correct the name."
+        f"no config {name_or_path}{did_you_mean(path.stem, names())}",
+        f"a file, or one of {', '.join(names())}",
+        "Correct the name.",
     )

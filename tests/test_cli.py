@@ -61,7 +61,22 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
 def test_the_names_of_the_verbs_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     listed = capsys.readouterr().out
-    assert all(f"\n    {verb} " in listed for verb in cli.VERBS)
+    assert all(f"\n  {verb} " in listed for verb in cli.VERBS)
+
+
+def test_a_mistyped_verb_is_corrected(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["trian"])
+    assert end.value.code == 2
+    assert "'train'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_options_may_come_anywhere(order: int) -> None:
+    words = ["critic", "--dataset", "d.hdf5", "run"]
+    words = [words, [*words[1:3], "critic", "run"], ["critic", "run", *words[1:3]]][order]
+    args = cli.parse("inspect", words)
+    assert (args.what, [str(path) for path in args.checkpoints]) == ("critic", ["run"])
 
 
 def test_an_unknown_flag_shows_the_usage_of_its_verb(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,6 +95,8 @@ def bad_calls(folder: Path) -> dict[str, tuple[list[str], str]]:
     evaluate = ["evaluate", str(folder / "file")]
     return {
         "no config": (["train"], "--config"),
+        "config and algo": (["train", "--config", "vae_joint", "--algo", "bcq"], "--algo bcq"),
+        "debug elsewhere": ([*config, "--debug", "--output", str(folder / "out")], "--debug"),
         "unknown config": (["train", "--config", "vae_jiont"], "vae_joint"),
         "no dataset": ([*config, "--dataset", str(folder / "none.hdf5")], "none.hdf5"),
         "output is a file": ([*config, "--output", str(folder / "file")], "is a file"),
@@ -97,6 +114,8 @@ def bad_calls(folder: Path) -> dict[str, tuple[list[str], str]]:
         "no episodes": ([*evaluate, "--n", "0"], "--n 0"),
         "output exists": ([*evaluate, "--out", str(folder / "file")], "--overwrite"),
         "output is a folder": ([*evaluate, "--out", str(folder)], "is a folder"),
+        "kind of video": ([*evaluate, "--video", "a.avi"], "a.avi"),
+        "nearly a config": (["train", "--config", "vae_fixd"], "'vae_fixed'"),
     }
 
 

@@ -63,8 +63,7 @@ def lapo_commands() -> list[Any]:
 @pytest.mark.parametrize("command", lapo_commands())
 def test_arguments_of_every_command_exist(command: str) -> None:
     words = shlex.split(command)[1:]
-    args = cli.build_parser(words[0]).parse_args(words)
-    assert args.verb == words[0]
+    assert callable(cli.parse(words[0], words[1:]).run)
 
 
 def prepare(line: str) -> list[str]:

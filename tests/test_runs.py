@@ -33,6 +33,16 @@ def test_the_newest_checkpoint_of_the_newest_run(
     assert newest.name in printed and checkpoint.name in printed
 
 
+def test_a_run_that_ended_before_its_first_checkpoint_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = make_run(tmp_path / "vae" / "1", "2")
+    broken = make_run(tmp_path / "vae" / "2")
+    assert runs.find_checkpoint(tmp_path / "vae").parent.parent == good
+    assert broken.name in capsys.readouterr().out
+    assert runs.find_run(tmp_path / "vae") == broken  # its logs may still be of interest
+
+
 def test_epochs_are_numbers_not_text(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "9", "100")
     assert runs.find_checkpoint(run).name == "model_epoch_100.pth"

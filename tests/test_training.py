@@ -13,10 +13,11 @@ from unittest import mock
 import h5py
 import pytest
 
-from robomimic_vae_ext import training, training_config
+from robomimic_vae_ext import compat
 from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.errors import ConfigError, DatasetError, SimulationError
-from robomimic_vae_ext.training import TrainOptions
+from robomimic_vae_ext.training import training_config, training_run
+from robomimic_vae_ext.training.training_run import TrainOptions
 from tests.conftest import REPOSITORY, image_settings, merge, write_dataset
 
 
@@ -115,15 +116,15 @@ def test_a_folder_that_another_run_took_in_the_same_second(
             raise FileExistsError
         return [str(tmp_path / "run" / "logs")]
 
-    monkeypatch.setattr(training.stock.TrainUtils, "get_exp_dir", factory)
-    monkeypatch.setattr(training.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(training_run.stock.TrainUtils, "get_exp_dir", factory)
+    monkeypatch.setattr(training_run.time, "sleep", lambda seconds: None)
     (tmp_path / "run").mkdir()
-    run = training.ResumableTraining({}, training.Saving(), False, None)
-    with training._own_folder(run, None, None):
-        training.stock.TrainUtils.get_exp_dir(config)
+    run = training_run.ResumableTraining({}, training_run.Saving(), False, None)
+    with training_run._own_folder(run, None, None):
+        training_run.stock.TrainUtils.get_exp_dir(config)
     assert calls == ["n", "n", "n"]
     assert run.run == tmp_path / "run"
-    assert training.stock.TrainUtils.get_exp_dir is factory
+    assert training_run.stock.TrainUtils.get_exp_dir is factory
 
 
 @pytest.mark.slow
@@ -147,7 +148,7 @@ def test_pictures_that_do_not_fit_their_crop_are_one_line(dataset: Path, tmp_pat
     changes = {"observation": {"encoder": {"rgb": crop}}}
     config = write_config(tmp_path / "c.json", dataset, tmp_path / "out", changes)
     with pytest.raises(ConfigError, match="pixels and its crop 999x999; expected pictures larger"):
-        training.train(TrainOptions(str(config)))
+        training_run.train(TrainOptions(str(config)))
     assert not (tmp_path / "out").exists()
 
 
@@ -165,12 +166,12 @@ def test_goals_that_robosuite_cannot_give_are_refused_before_an_epoch(
     }
     config = write_config(tmp_path / "c.json", dataset, tmp_path / "out", goals)
     with pytest.raises(ConfigError, match=f"robosuite's {name} has no _get_goal; expected"):
-        training.train(TrainOptions(str(config)))
+        training_run.train(TrainOptions(str(config)))
     assert not (tmp_path / "out").exists()
     if rollout_envs:
         return
     goals["experiment"] = {"rollout": {"enabled": False}}
-    training.train(TrainOptions(str(write_config(config, dataset, tmp_path / "out", goals))))
+    training_run.train(TrainOptions(str(write_config(config, dataset, tmp_path / "out", goals))))
 
 
 @pytest.mark.parametrize("part", ["pictures", "videos", "neither"])
@@ -181,7 +182,7 @@ def test_nothing_is_trained_where_rollouts_cannot_be_rendered(
         raise SimulationError("no EGL", "EGL", f"Or {otherwise}.")
 
     monkeypatch.setattr(envs, "require_rendering", refuse)
-    monkeypatch.setattr(training.stock, "train", mock.Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(training_run.stock, "train", mock.Mock(side_effect=KeyboardInterrupt))
     changes: dict[str, Any] = {
         "experiment": {"rollout": {"enabled": True}, "render_video": part == "videos"}
     }
@@ -190,11 +191,11 @@ def test_nothing_is_trained_where_rollouts_cannot_be_rendered(
     flags = str(write_config(tmp_path / "c.json", dataset, tmp_path / "out", changes))
     if part == "neither":  # training begins
         with pytest.raises(KeyboardInterrupt):
-            training.train(TrainOptions(flags))
+            training_run.train(TrainOptions(flags))
         return
     advice = {"pictures": "train with experiment.rollout", "videos": "set experiment.render_video"}
     with pytest.raises(SimulationError, match=f"Or {advice[part]}"):
-        training.train(TrainOptions(flags))
+        training_run.train(TrainOptions(flags))
     assert not (tmp_path / "out").exists()
 
 
@@ -205,6 +206,30 @@ def test_too_large_a_dataset_is_refused_before_it_is_read(dataset: Path, tmp_pat
     result = run(script, "--config", config, folder=tmp_path)
     assert result.returncode == 2
     assert "algo.replay.max_gib" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("way", ["stock", "lapo"])
+@pytest.mark.parametrize("entry", ["path", "dict"])
+def test_a_list_of_one_dataset(dataset: Path, tmp_path: Path, way: str, entry: str) -> None:
+    data = str(dataset) if entry == "path" else {"path": str(dataset)}
+    changes = {"train": {"data": [data], "num_epochs": 1}}
+    config = write_config(tmp_path / "c.json", dataset, tmp_path / "out", changes)
+    if way == "lapo":
+        assert training_run.train(TrainOptions(str(config))).is_dir()
+        return
+    result = run("-m", "robomimic.scripts.train", "--config", config, folder=tmp_path)
+    assert "finished run successfully!" in result.stdout, result.stdout[-2000:]
+
+
+def test_several_datasets_are_trained_on_or_refused(dataset: Path, tmp_path: Path) -> None:
+    changes = {"train": {"data": [str(dataset), {"path": str(dataset)}]}}
+    config = write_config(tmp_path / "c.json", dataset, tmp_path / "out", changes)
+    if not compat.can_resume():
+        with pytest.raises(ConfigError, match="names 2 datasets"):
+            training_run.train(TrainOptions(str(config)))
+        return
+    off = {"algo.replay.enabled": False}
+    assert training_run.train(TrainOptions(str(config), settings=off)).is_dir()
 
 
 def bad_config(tmp_path: Path, kind: str) -> str:
@@ -238,7 +263,7 @@ def bad_config(tmp_path: Path, kind: str) -> str:
 )
 def test_bad_configs_are_one_line(tmp_path: Path, kind: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        training.train(TrainOptions(bad_config(tmp_path, kind)))
+        training_run.train(TrainOptions(bad_config(tmp_path, kind)))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -286,7 +311,7 @@ def test_bad_datasets_are_refused_before_anything_is_written(
     rollouts = {"experiment": {"rollout": {"enabled": True}}}
     config = write_config(tmp_path / "c.json", path, tmp_path / "out", rollouts)
     with pytest.raises(DatasetError) as caught:
-        training.train(TrainOptions(str(config)))
+        training_run.train(TrainOptions(str(config)))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

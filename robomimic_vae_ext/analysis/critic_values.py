@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from robomimic_vae_ext.data import hdf5
+from robomimic_vae_ext.data.description import length_of
 from robomimic_vae_ext.errors import DatasetError
 from robomimic_vae_ext.rollout import stored_policy
 
@@ -113,6 +114,7 @@ def load_held_out(
         if most is not None:
             names = [names[index] for index in evenly(len(names), most)]
         demos = [file[f"data/{name}"] for name in names]
+        lengths = [length_of(it.attrs.get("num_samples"), len(it["actions"])) for it in demos]
         missing = [key for key in keys if f"obs/{key}" not in demos[0]]
         if missing:
             raise DatasetError(
@@ -122,7 +124,10 @@ def load_held_out(
             )
 
         def read(key: str) -> list[np.ndarray]:
-            return [hdf5.read_array(demo[key], f"{path}: {demo.name}/{key}") for demo in demos]
+            return [
+                hdf5.read_array(demo[key], f"{path}: {demo.name}/{key}", length)
+                for demo, length in zip(demos, lengths, strict=True)
+            ]
 
         return HeldOut(
             obs={key: np.concatenate(read(f"obs/{key}")) for key in keys},

@@ -75,6 +75,10 @@ def compare_runs(run_a: Path, run_b: Path, out: Path) -> str:
         DatasetError: not a run, no logs, or no loss that both have logged.
     """
     both = [read(path, letter) for path, letter in ((run_a, "A"), (run_b, "B"))]
+    if both[0].folder.resolve() == both[1].folder.resolve():
+        raise DatasetError(
+            f"{run_a} and {run_b} are the same run", "two runs", "Pass another folder."
+        )
     losses = shared_losses(*both)
     figure = out / FIGURE
     curve_figures.two_run_curves({run.label: run.series for run in both}, losses, figure)
@@ -100,7 +104,8 @@ def read(path: Path, letter: str) -> Run:
             f"{file} cannot be read ({error})", "the config of the run", "Restore the file."
         ) from error
     name = get_nested(config, "experiment", "name") or folder.resolve().parent.name
-    return Run(f"{letter}: {name}", folder, series, config)
+    seed = get_nested(config, "train", "seed")
+    return Run(f"{letter}: {name}, seed {seed}, {folder.resolve().name}", folder, series, config)
 
 
 def shared_losses(a: Run, b: Run) -> dict[str, str]:

@@ -44,25 +44,34 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return super()._get_help_string(action)
 
 
-def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
-    """Parser of `lapo`; only the named verb gets its arguments, and so its module's import."""
+def verb_parser(verb: str) -> argparse.ArgumentParser:
+    """Parser of one verb's arguments; imports that verb's module."""
+    module = importlib.import_module(f"{__name__}.verb_{verb}")
+    parser = argparse.ArgumentParser(
+        prog=f"lapo {verb}", description=module.__doc__, formatter_class=HelpFormatter
+    )
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
+    return parser
+
+
+def parse(verb: str, words: Sequence[str]) -> argparse.Namespace:
+    """Parse a verb's arguments; options may come before, after and between the others."""
+    return verb_parser(verb).parse_intermixed_args(list(words))
+
+
+def main_parser() -> argparse.ArgumentParser:
+    """Parser of what comes before a verb; its help lists the verbs."""
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {name:{width}}  {line}" for name, line in VERBS.items())
     parser = argparse.ArgumentParser(
         prog="lapo",
-        description="Offline RL from images for robomimic. `lapo VERB --help` explains a verb.",
+        usage="lapo VERB ...",
+        description="Offline RL from images for robomimic. `lapo VERB --help` explains a verb.\n\n"
+        f"verbs:\n{verbs}",
         formatter_class=HelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
-    for name, line in VERBS.items():
-        if name != verb:
-            verbs.add_parser(name, help=line, add_help=False)
-            continue
-        module = importlib.import_module(f"{__name__}.verb_{name}")
-        child = verbs.add_parser(
-            name, help=line, description=module.__doc__, formatter_class=HelpFormatter
-        )
-        module.add_arguments(child)
-        child.set_defaults(run=module.run, parser=child)
     return parser
 
 
@@ -74,21 +83,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         or an error of the file system, 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    verb = next((word for word in words if not word.startswith("-")), None)
-    parser = build_parser(verb)
-    args, unknown = parser.parse_known_args(words)
-    if unknown:
-        # The parser of the verb shows its own usage; the outer one would show the verbs.
-        getattr(args, "parser", parser).error(f"unrecognized arguments: {' '.join(unknown)}")
+    if words and words[0] in VERBS:
+        verb, args = words[0], parse(words[0], words[1:])
+        import robomimic_vae_ext.robosuite_advice  # noqa: F401
+
+        with processes.cleaning_up_on_signals():
+            return errors.exit_code(f"lapo {verb}", lambda: args.run(args))
+    parser = main_parser()
+    if words and not words[0].startswith("-"):
+        parser.error(f"there is no verb '{words[0]}'{errors.did_you_mean(words[0], VERBS)}")
+    args = parser.parse_args(words)
     if args.version:
         from robomimic_vae_ext import __version__
 
         print(f"robomimic_vae_ext {__version__}")
         return 0
-    if args.verb is None:
-        parser.print_help()
-        return 2
-    import robomimic_vae_ext.robosuite_advice  # noqa: F401
-
-    with processes.cleaning_up_on_signals():
-        return errors.exit_code(f"lapo {args.verb}", lambda: args.run(args))
+    parser.print_help()
+    return 2

@@ -1,4 +1,6 @@
-"""Which loss trains which module, who owns it, did it move: for any robomimic algorithm.
+"""Show which loss trains which module, which optimizer owns it, and whether it moved.
+
+For any algorithm of robomimic; docs/gradient_flow.md shows it for any PyTorch loop.
 
     lapo audit --config vae_fixed
     lapo audit --algo bcq --figure bcq.png
@@ -64,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         files.write_json(args.out, {"name": result.name} | report.to_dict())
     if args.figure is not None:
         _save_figure(report, args.figure, result.name)
+        print(f"figure: {args.figure}")
     code = 0 if report.ok else 1
     print(f"\nexit {code} after {time.perf_counter() - started:.1f} s")
     return code
@@ -82,7 +85,10 @@ def _save_figure(report: Report, path: Path, title: str) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     if args.config is None and args.algo is None:
-        raise AuditError("neither --config nor --algo is given", "one or both", "Give one.")
+        raise AuditError(
+            "neither --config nor --algo is given", "what to audit",
+            "For instance: lapo audit --config vae_fixed",
+        )  # fmt: skip
     if args.steps < 1:
         raise AuditError(
             f"--steps is {args.steps}", "1 or more", "Two show what one step leaves to the next."

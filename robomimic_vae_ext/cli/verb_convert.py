@@ -1,9 +1,11 @@
 """Complete or translate a dataset into a new file; the source is never changed.
 
 Without --replay: adds next_obs and dones where they are missing, on request also rewards, clips
-actions and translates env_args between robosuite 1.4 and 1.5. Everything else is copied.
+actions and translates env_args between robosuite 1.4 and 1.5. Everything else is copied. A report
+says what was added, left out and clipped for each demonstration, and how that was decided.
 With --replay: renders recorded simulator states in the installed robosuite, for robosuite's
-demo.hdf5 (states and actions only) or for images of other cameras or another size.
+demo.hdf5 (states and actions only) or for images of other cameras or another size. What was
+recorded is compared with what is made; a demonstration that differs is left out and named.
 
 Examples:
   lapo convert datasets/old.hdf5 datasets/new.hdf5 --clip-actions --robosuite installed
@@ -18,8 +20,11 @@ from typing import Any, Final
 
 from robomimic_vae_ext import errors, files
 
-_COMPLETE: Final = ("assume_success", "clip_actions", "robosuite_version")
-_REPLAY: Final = ("cameras", "size", "rendering", "compress")
+_COMPLETE: Final = (
+    "assume_success", "dones_from", "length", "clip_actions", "split", "robosuite_version",
+    "follow_links",
+)  # fmt: skip
+_REPLAY: Final = ("cameras", "size", "rendering", "compress", "tolerance")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,20 +33,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", type=Path, nargs="?", help="the HDF5 file to write")
     parser.add_argument("--out", type=Path, help="the same as target")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
+    parser.add_argument(
+        "--sheet",
+        type=Path,
+        metavar="FILE.png",
+        help="also draw a contact sheet: pictures of up to 12 demonstrations",
+    )
     complete = parser.add_argument_group("without --replay")
     complete.add_argument(
         "--assume-success",
         action="store_true",
-        help="where rewards are missing: reward 1 at the end of every demonstration",
+        help="where rewards are missing or all 0: reward 1 and done 1 at the end of every "
+        "demonstration",
     )
-    complete.add_argument("--clip-actions", action="store_true", help="to [-1, 1]")
+    complete.add_argument(
+        "--dones-from",
+        choices=("success", "end", "none"),
+        help="dones of every demonstration: 1 at each step whose reward shows success, 1 at the "
+        "last step, or 0 (default: those of the file; where they are missing, success if rewards "
+        "are paid once at the end, else an error)",
+    )
+    complete.add_argument(
+        "--length",
+        choices=("num_samples", "actions"),
+        help="what counts the transitions (default: num_samples, if there are as many actions or "
+        "one more)",
+    )
+    complete.add_argument(
+        "--clip-actions", action="store_true", help="to [-1, 1]; refused for absolute actions"
+    )
+    complete.add_argument(
+        "--split", action="store_true", help="add masks train and valid, with a tenth in valid"
+    )
+    complete.add_argument(
+        "--follow-links",
+        action="store_true",
+        help="also copy what the file keeps in other files (default: refuse it)",
+    )
     complete.add_argument(
         "--robosuite",
         dest="robosuite_version",
         metavar="VERSION",
         help="translate env_args for this version of robosuite, or 'installed'",
     )
-    replay = parser.add_argument_group("with --replay, which always clips actions")
+    replay = parser.add_argument_group(
+        "with --replay, which clips deltas to the controllers' range"
+    )
     replay.add_argument(
         "--replay", action="store_true", help="make observations from recorded simulator states"
     )
@@ -51,6 +88,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     replay.add_argument(
         "--rendering", choices=("fast", "full"), help="see lapo collect (default: fast)"
     )
+    replay.add_argument(
+        "--tolerance",
+        type=float,
+        help="largest median difference from a recorded observation [m, rad]; demonstrations "
+        "beyond it are left out, inf keeps all (default: 0.005)",
+    )
     replay.add_argument("--compress", choices=("gzip", "lzf"), help="compression of images")
 
 
@@ -59,6 +102,12 @@ def run(args: argparse.Namespace) -> int:
     target = _target(args)
     options = _options(args)
     files.check_output(target, args.overwrite)
+    if args.sheet is not None:
+        files.check_output(args.sheet, args.overwrite, "--sheet")
+        if args.replay and not args.cameras:
+            raise errors.ConfigError(
+                "--sheet without --cameras", "pictures to draw", "Add --cameras."
+            )
     report: Any
     if args.replay:
         from robomimic_vae_ext.data.playback import replay_dataset
@@ -69,6 +118,11 @@ def run(args: argparse.Namespace) -> int:
 
         report = complete_dataset(args.source, target, overwrite=args.overwrite, **options)
     print(report.describe())
+    if args.sheet is not None:
+        from robomimic_vae_ext.data.contact_sheet import write_contact_sheet
+
+        write_contact_sheet(target, args.sheet, overwrite=args.overwrite)
+        print(f"contact sheet: {args.sheet}")
     return 0
 
 
@@ -105,4 +159,8 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     size = given.get("size", 1)
     if size < 1:
         raise errors.ConfigError(f"--size {size}", "at least 1 pixel", "Change --size.")
+    if not given.get("tolerance", 1) > 0:
+        raise errors.ConfigError(
+            f"--tolerance {given['tolerance']}", "a positive number", "Change --tolerance."
+        )
     return given

@@ -20,9 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--folder", type=Path, default=Path(), help="where output will go: is it writable, how full"
     )
     parser.add_argument(
-        "--timeout", type=float, default=10, help="of all imports and the frame [s]"
+        "--timeout", type=float, default=60, help="of all imports and the frame [s]"
     )
     parser.add_argument("--out", type=Path, help="JSON file for the result")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--timeout {args.timeout:g}", "more than 0 s", "Correct it.")
     from robomimic_vae_ext import doctor, files
 
+    if args.out is not None:
+        files.check_output(args.out, args.overwrite)
     checks = doctor.examine(args.folder, args.timeout)
     print(doctor.describe(checks))
     result = doctor.as_json(checks)

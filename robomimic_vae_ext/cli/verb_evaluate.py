@@ -73,6 +73,10 @@ def check(args: argparse.Namespace) -> Path:
             )
     if args.seed < 0:
         raise ConfigError(f"--seed {args.seed}", "a number from 0", "Correct it.")
+    if args.video is not None and args.video.suffix != ".mp4":
+        raise ConfigError(
+            f"--video {args.video}", "a name that ends in .mp4", "Rename it, such as policy.mp4."
+        )
     from robomimic_vae_ext import files
 
     for flag in ("out", "video"):

@@ -44,13 +44,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="another value of the config, such as algo.encoder.owner=critic; may be repeated",
     )  # fmt: skip
     where = parser.add_argument_group("where")
-    where.add_argument("--output", "--out", help="folder of experiments, for train.output_dir")
+    where.add_argument(
+        "--output", "--out",
+        help="folder of experiments, for train.output_dir (shipped configs: "
+        "~/robomimic_vae_ext_runs)",
+    )  # fmt: skip
     where.add_argument("--name", help="of the experiment, instead of experiment.name")
     where.add_argument("--device", help="torch device (default: as train.cuda says)")
     where.add_argument(
         "--workers", type=int, metavar="N", help="processes for the rollouts (default: none)"
     )
-    parser.add_argument("--debug", action="store_true", help="robomimic's few steps of everything")
+    parser.add_argument(
+        "--debug", action="store_true",
+        help="robomimic's few steps of everything, into /tmp/tmp_trained_models",
+    )  # fmt: skip
     safety = parser.add_argument_group("interruptions and failures")
     safety.add_argument(
         "--resume", metavar="RUN",
@@ -81,7 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; print the run's folder at the start and at the end."""
     _check(args)
-    from robomimic_vae_ext import overrides, training
+    from robomimic_vae_ext import overrides
+    from robomimic_vae_ext.training import training_run
 
     flags: dict[str, Any] = {name: getattr(args, flag) for flag, name in _FLAGS.items()}
     settings = overrides.parse(args.set)
@@ -93,9 +101,9 @@ def run(args: argparse.Namespace) -> int:
                 f"{key} is given twice, by --set and by its own flag", "it once", "Leave one out."
             )
         settings[key] = value
-    saving = training.Saving(args.save_state_minutes, args.save_state_steps)
-    folder = training.train(
-        training.TrainOptions(
+    saving = training_run.Saving(args.save_state_minutes, args.save_state_steps)
+    folder = training_run.train(
+        training_run.TrainOptions(
             args.config, args.algo, settings, args.device, args.debug, args.resume, saving,
             args.on_nan == "skip",
         )
@@ -111,6 +119,8 @@ def _check(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: no config, or one beside that of a run to continue; a number out of range.
     """
+    from robomimic_vae_ext import shipped_configs
+
     config = [
         flag
         for flag in ("config", "algo", *_FLAGS, "set", "debug")
@@ -128,6 +138,21 @@ def _check(args: argparse.Namespace) -> None:
             "a config to train from",
             "Add one, for instance: lapo train --config vae_joint --dataset data.hdf5",
         )
+    if args.config is not None and args.algo is not None:
+        raise ConfigError(
+            f"--config {args.config} and --algo {args.algo}",
+            "one of them: a config names its algorithm",
+            "Leave one out.",
+        )
+    if args.debug and args.output is not None:
+        raise ConfigError(
+            f"--debug with --output {args.output}",
+            "--debug alone: it writes to /tmp/tmp_trained_models",
+            "Leave one out; for a short training in a folder of your own use --epochs.",
+        )
+    # What needs no imports is checked before they take their seconds.
+    if args.config is not None:
+        shipped_configs.find(args.config)
     for flag in ("save_state_minutes", "save_state_steps"):
         value = getattr(args, flag)
         least = 0 if flag == "save_state_minutes" else 1

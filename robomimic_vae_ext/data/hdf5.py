@@ -1,60 +1,163 @@
-"""Opens, reads and copies HDF5 datasets; a copy appears when it is complete."""
+"""Opens and reads HDF5 files that may be damaged or made to do harm: the only door to h5py.
+
+`open_dataset` turns every error of h5py inside its block into one `DatasetError`, and refuses links
+to other files. `read_array` checks the size of an array before it takes memory for it.
+"""
 
 from __future__ import annotations
 
 import json
-import os
+import math
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final
 
 import h5py
 import numpy as np
+import psutil  # type: ignore[import-untyped]  # robomimic depends on it
+from h5py import h5l
 
-from robomimic_vae_ext import files
-from robomimic_vae_ext.errors import DatasetError, OutputError
+from robomimic_vae_ext.errors import DatasetError, VaeExtError
 
 SHOW: Final = 12  # names listed in a message at most
+LONGEST_NAME: Final = 60  # characters of a name in a message
+MIB: Final = 2**20
+SMALL: Final = 16 * MIB  # arrays up to this size are read whatever of them is stored
+# A compressed array of more than this is refused if it unfolds to more than so many times the bytes
+# that are stored: gzip reaches at most 1,032 times, real pictures 2 to 20 times.
+LARGE: Final = 256 * MIB
+MOST_UNFOLDING: Final = 200
+COPY_AGAIN: Final = "Copy or create the file again."
+FOLLOW: Final = "Copy it with `lapo convert --follow-links`, if you trust where it leads."
+
+_follow_links: ContextVar[bool] = ContextVar("follow_links", default=False)
 
 
-def open_dataset(path: Path) -> h5py.File:
-    """Open the file for reading."""
+@contextmanager
+def open_dataset(path: Path, follow_links: bool = False) -> Iterator[h5py.File]:
+    """Open the file for reading; inside the block, errors of h5py become a `DatasetError`.
+
+    Args:
+        path: of the file.
+        follow_links: whether what is stored in other files may be read.
+
+    Raises:
+        DatasetError: no file, not HDF5, damaged, or a link to another file.
+    """
     if not path.is_file():
         raise DatasetError(f"no file {path}", "a dataset", "Make one with `lapo collect`.")
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        file = _open(path)
+    except Exception as error:
         raise DatasetError(
-            f"{path} cannot be read as HDF5 ({str(error).splitlines()[0]})",
+            f"{path} cannot be read as HDF5 ({first_line(error)})",
             "a complete HDF5 file",
             "It is truncated, open for writing, or of another format: create or copy it again.",
+        ) from error
+    token = _follow_links.set(follow_links)
+    try:
+        with explain_damage(path):
+            if not follow_links:
+                _refuse_external_links(file, path)
+            yield file
+    finally:
+        _follow_links.reset(token)
+        file.close()
+
+
+def _open(path: Path) -> h5py.File:
+    # As robomimic opens it: HDF5 refuses to open a file in two ways in one process.
+    try:
+        return h5py.File(path, "r", swmr=True, libver="latest")
+    except OSError:
+        return h5py.File(path, "r")
+
+
+@contextmanager
+def explain_damage(path: Path | str) -> Iterator[None]:
+    """Turn errors that h5py raises inside the block into a `DatasetError`; leave all others."""
+    try:
+        yield
+    except VaeExtError:
+        raise
+    except Exception as error:
+        if not _comes_from_h5py(error):
+            raise
+        raise DatasetError(
+            f"{path} cannot be read ({first_line(error)})", "an undamaged HDF5 file", COPY_AGAIN
+        ) from error
+
+
+def _comes_from_h5py(error: BaseException) -> bool:
+    """Whether the function that raised the error is one of h5py."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and "h5py" in Path(trace.tb_frame.f_code.co_filename).parts
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or else its kind."""
+    lines = str(error).strip("'\" \n").splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _refuse_external_links(file: h5py.File, path: Path) -> None:
+    # The low-level interface: visititems_links of h5py takes ten times as long.
+    def find(name: bytes, link: Any) -> bytes | None:
+        return name if link.type == h5l.TYPE_EXTERNAL else None
+
+    found = file.id.links.visit(find, info=True)  # follows no link
+    if found:
+        raise DatasetError(
+            f"{path}: {found.decode(errors='replace')} is a link to another file",
+            "a file for itself",
+            FOLLOW,
+        )
+
+
+def refuse_foreign_storage(array: h5py.Dataset, where: str) -> None:
+    """Refuse an array whose numbers are in other files, unless `open_dataset` follows links."""
+    if not _follow_links.get() and (array.is_virtual or array.external):
+        raise DatasetError(f"{where} is stored in other files", "a file for itself", FOLLOW)
+
+
+def item_of(group: h5py.Group, name: str, where: str) -> Any:
+    """Return what a group has under a name; None if there is nothing.
+
+    Raises:
+        DatasetError: the name is a link that leads nowhere, or in a circle.
+    """
+    try:
+        if group.get(name, getlink=True) is None:
+            return None
+        return group[name]
+    except (KeyError, OSError, RuntimeError, ValueError) as error:
+        raise DatasetError(
+            f"{where}/{name} is a broken link ({first_line(error)})",
+            "data",
+            "Repair or remove the link.",
         ) from error
 
 
 def demo_names(file: h5py.File, path: Path) -> tuple[str, ...]:
     """Return the names of the demonstrations, by number."""
-    data = file.get("data")
+    data = item_of(file, "data", str(path))
     if not isinstance(data, h5py.Group):
         raise DatasetError(
             f"{path} has no group 'data' (it has {list_names(file)})",
             "robomimic's layout data/demo_N",
             "Convert it to that layout first.",
         )
-    for name in data:
-        if data.get(name) is None:
-            raise DatasetError(
-                f"{path}: data/{name} is a broken link",
-                "a demonstration",
-                "Remove the link, or restore its target.",
-            )
-    demos = [name for name in data if isinstance(data[name], h5py.Group)]
+    demos = [name for name in data if isinstance(item_of(data, name, f"{path}: data"), h5py.Group)]
     if not demos:
         raise DatasetError(
             f"{path} has no demonstrations", "at least one data/demo_N", "Collect it again."
         )
-    bad = [name for name in demos if not re.fullmatch("demo_[0-9]+", name)]
+    bad = [name for name in demos if not re.fullmatch("demo_[0-9]{1,9}", name)]
     if bad:
         raise DatasetError(
             f"{path}: demonstrations named {list_names(bad)}",
@@ -64,40 +167,30 @@ def demo_names(file: h5py.File, path: Path) -> tuple[str, ...]:
     return tuple(sorted(demos, key=lambda name: int(name.removeprefix("demo_"))))
 
 
-def read_env_args(file: h5py.File, path: Path) -> dict[str, Any]:
-    """Return the environment metadata."""
-    text = file["data"].attrs.get("env_args")
-    action = "Add the JSON attribute env_args to the group data, as robomimic's datasets have it."
-    if text is None:
-        raise DatasetError(f"{path}: data has no attribute env_args", "env_args", action)
+def read_json(text: Any, what: str, action: str) -> Any:
+    """Parse a JSON attribute.
+
+    Args:
+        text: of the attribute.
+        what: its name for messages.
+        action: what to do about an attribute that is no JSON.
+    """
     try:
-        env_args = json.loads(text)
-    except (TypeError, ValueError) as error:
-        raise DatasetError(
-            f"{path}: env_args is not JSON ({error})", "a JSON object", action
-        ) from error
-    wanted = ("env_name", "type", "env_kwargs")
-    absent = [key for key in wanted if not isinstance(env_args, dict) or key not in env_args]
-    if absent:
-        raise DatasetError(
-            f"{path}: env_args without {list_names(absent)}",
-            f"the keys {list_names(wanted)}",
-            action,
-        )
-    if not isinstance(env_args["env_kwargs"], dict):
-        raise DatasetError(
-            f"{path}: env_args has env_kwargs {json.dumps(env_args['env_kwargs'])}",
-            "a JSON object, which may be empty",
-            "Repair the attribute env_args of the group data.",
-        )
-    return dict(env_args)
+        return json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DatasetError(f"{what} is not JSON ({error})", "a JSON object", action) from error
 
 
 def collected_as(path: Path) -> Any:
     """Settings that a dataset was collected with, from its notes; None if they do not say."""
     with open_dataset(path) as file:
-        notes = file["data"].attrs.get("notes", "{}") if "data" in file else "{}"
-    return json.loads(notes).get("collect")
+        data = item_of(file, "data", str(path))
+        text = data.attrs.get("notes", "{}") if isinstance(data, h5py.Group) else "{}"
+    try:
+        notes = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return None  # notes of others
+    return notes.get("collect") if isinstance(notes, dict) else None
 
 
 def find_array(group: h5py.Group, key: str, where: str) -> Any:
@@ -111,14 +204,15 @@ def find_array(group: h5py.Group, key: str, where: str) -> Any:
     Raises:
         DatasetError: that name is not an array of numbers.
     """
-    if group.get(key, getlink=True) is None:
+    item = item_of(group, key, where)
+    if item is None:
         return None
-    item = group.get(key)
-    if isinstance(item, h5py.Dataset) and item.dtype.kind in "biuf":
+    if isinstance(item, h5py.Dataset) and item.dtype.kind in "biuf" and item.shape is not None:
+        refuse_foreign_storage(item, f"{where}/{key}")
         return item
     kinds = {h5py.Dataset: "of type " + str(getattr(item, "dtype", "")), h5py.Group: "a group"}
     raise DatasetError(
-        f"{where}/{key} is {kinds.get(type(item), 'a broken link')}",
+        f"{where}/{key} is {kinds.get(type(item), 'no array')}",
         "an array of numbers",
         "Repair or leave out this demonstration.",
     )
@@ -126,141 +220,82 @@ def find_array(group: h5py.Group, key: str, where: str) -> Any:
 
 def find_group(group: h5py.Group, key: str, where: str) -> Any:
     """Return a group, or None if there is none of that name; otherwise as `find_array`."""
-    if group.get(key, getlink=True) is None:
-        return None
-    item = group.get(key)
-    if isinstance(item, h5py.Group):
+    item = item_of(group, key, where)
+    if item is None or isinstance(item, h5py.Group):
         return item
     raise DatasetError(
-        f"{where}/{key} is {'a broken link' if item is None else 'an array'}",
+        f"{where}/{key} is an array",
         "a group with one array per key",
         "Repair or leave out this demonstration.",
     )
 
 
-def read_array(array: h5py.Dataset, where: str) -> np.ndarray:
-    """Return all values.
+def read_array(array: h5py.Dataset, where: str, rows: int | None = None) -> np.ndarray:
+    """Return the values of an array.
+
+    Args:
+        array: of any type.
+        where: its name for messages.
+        rows: only so many of the first; None: all.
 
     Raises:
-        DatasetError: the file is damaged there.
+        DatasetError: the file is damaged there, or declares more than it stores or memory holds.
     """
+    check_size(array, where)
     try:
-        values: np.ndarray = array[()]
-    except OSError as error:
+        values: np.ndarray = array[()] if rows is None else array[:rows]
+    except Exception as error:
         raise DatasetError(
-            f"{where} cannot be read ({str(error).splitlines()[0]})",
+            f"{where} cannot be read ({first_line(error)})",
             "an undamaged file",
             "Copy or create the file again, or leave out this demonstration.",
         ) from error
     return values
 
 
+def check_size(array: h5py.Dataset, where: str, in_memory: bool = True) -> None:
+    """Refuse an array that declares more than the file stores.
+
+    Args:
+        array: of any type.
+        where: its name for messages.
+        in_memory: whether it is to fit in the free memory, too.
+    """
+    if array.shape is None:
+        raise DatasetError(f"{where} has no values", "an array", "Repair or remove it.")
+    size = math.prod(map(int, array.shape)) * array.dtype.itemsize
+    blocks = array.chunks or ()
+    if blocks:  # one block may be longer than the array, and is read whole
+        size = max(size, math.prod(map(int, blocks)) * array.dtype.itemsize)
+    if size <= SMALL:
+        return
+    stored = array.id.get_storage_size()
+    if blocks:
+        axes = zip(array.shape, blocks, strict=True)
+        needed = math.prod(-(-int(length) // int(block)) for length, block in axes)
+        missing = array.id.get_num_chunks() < needed
+    else:
+        missing = stored == 0
+    shape = tuple(map(int, array.shape))
+    if (missing and not array.is_virtual) or (size > LARGE and size > MOST_UNFOLDING * stored > 0):
+        raise DatasetError(
+            f"{where} declares {shape}, {size / MIB:,.0f} MiB, and the file stores "
+            f"{stored / MIB:,.2f} MiB of it",
+            "an array that is stored",
+            "Create it again, or remove it.",
+        )
+    available = psutil.virtual_memory().available
+    if in_memory and size > available:
+        raise DatasetError(
+            f"{where} is {shape}, {size / MIB:,.0f} MiB",
+            f"an array that fits in the free memory, {available / MIB:,.0f} MiB",
+            "Split it into more demonstrations, or use a machine with more memory.",
+        )
+
+
 def list_names(names: Iterable[Any]) -> str:
-    """Return names joined by commas, at most a dozen of them."""
+    """Return names joined by commas, at most a dozen of them, long ones cut."""
     names = [str(name) for name in names]
     more = [f"... {len(names) - SHOW} more"] if len(names) > SHOW else []
-    return ", ".join(names[:SHOW] + more)
-
-
-@contextmanager
-def new_file(target: Path, source: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Give a path to write to, which becomes `target` when the block ends without an error.
-
-    Args:
-        target: the file to make.
-        source: the file that it is made from, which must be another one.
-        overwrite: an existing target may be replaced.
-
-    Raises:
-        OutputError: `target` exists already, or is the source.
-        DatasetError: `target` cannot be made.
-    """
-    files.check_output(target, overwrite)
-    if target.exists() and target.samefile(source):
-        raise OutputError(
-            f"{target} is the source",
-            "another file, since the source is never changed",
-            "Choose another target.",
-        )
-    unfinished = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        h5py.File(unfinished, "w").close()
-    except OSError as error:
-        raise DatasetError(
-            f"{target} cannot be created ({str(error).splitlines()[0]})",
-            "a folder to write to",
-            "Choose another name.",
-        ) from error
-    try:
-        yield unfinished
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def copy_attributes(source: h5py.Group, target: h5py.Group) -> None:
-    """Copy all attributes."""
-    for key, value in source.attrs.items():
-        target.attrs[key] = value
-
-
-def copy_outside(
-    old: h5py.File, new: h5py.File, source: Path, demos: Collection[str]
-) -> h5py.Group:
-    """Copy everything but the demonstrations, and return the new group for these."""
-    copy_attributes(old, new)
-    copy_rest(old, new, str(source), ("data",))
-    data = new.create_group("data")
-    copy_attributes(old["data"], data)
-    copy_rest(old["data"], data, f"{source}: data", demos)
-    return data
-
-
-def copy_rest(
-    source: h5py.Group,
-    target: h5py.Group,
-    where: str,
-    done: Collection[str] = (),
-    length: int = 0,
-    dropped: int = 0,
-) -> None:
-    """Copy the content of a group as it is, including arrays that this package does not know.
-
-    Args:
-        source: a group.
-        target: to copy to.
-        where: name of `source` for messages.
-        done: names in `source` that are not copied.
-        length: number of steps of the demonstration.
-        dropped: number of its last steps that are left out, also from arrays with one value per
-            step or per state (`length` or `length` + 1 rows).
-    """
-    for name in source:
-        if name in done:
-            continue
-        item = source.get(name)
-        if item is None:
-            raise DatasetError(
-                f"{where}/{name} is a broken link",
-                "data",
-                "Repair or remove the link.",
-            )
-        if isinstance(item, h5py.Group):
-            inner = target.create_group(name)
-            copy_attributes(item, inner)
-            copy_rest(item, inner, f"{where}/{name}", (), length, dropped)
-        elif dropped and item.shape and item.shape[0] in (length, length + 1):
-            values = read_array(item, f"{where}/{name}")[:-dropped]
-            target.create_dataset(name, data=values, **storage_of(item, values.shape))
-            copy_attributes(item, target[name])
-        else:
-            source.copy(item, target, name)
-
-
-def storage_of(array: h5py.Dataset, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return the compression and chunks of an array, for an array of another length."""
-    # A chunk may be as long as the old array, but HDF5 refuses one longer than the new array.
-    chunks = array.chunks and tuple(map(min, array.chunks, shape))
-    options = {"compression": array.compression, "compression_opts": array.compression_opts}
-    return options | {"chunks": chunks, "shuffle": array.shuffle or None}
+    cut = [n if len(n) <= LONGEST_NAME else n[:LONGEST_NAME] + "..." for n in names[:SHOW]]
+    return ", ".join(cut + more)

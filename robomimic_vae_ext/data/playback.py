@@ -1,17 +1,18 @@
 """Replays recorded simulator states into observations and rewards of the installed robosuite.
 
 For robosuite's own `demo.hdf5` files (states and actions, no observations, no rewards) and for
-robomimic files whose observations lack a camera. The stored model XML is not used: XML of
-robosuite 1.4 does not load in 1.5. The states are put into the installed version's model, which
-has the same joints but may differ in sizes and colours. Rewards, dones, masks and attributes of a
-robomimic file are kept.
+robomimic files whose observations lack a camera. The states are put into the installed version's
+model; what resets draw into the model comes from the recording's `model_file` (see
+`recorded_model`). What is recorded is then compared with what was made anew, and a demonstration
+that differs is left out. Rewards, dones, masks and attributes of a robomimic file are kept.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,19 +21,26 @@ import numpy as np
 from tqdm import tqdm
 
 from robomimic_vae_ext.data import envs
-from robomimic_vae_ext.data.hdf5 import (
-    copy_attributes,
-    copy_outside,
-    copy_rest,
-    demo_names,
-    find_group,
-    list_names,
-    new_file,
-    open_dataset,
+from robomimic_vae_ext.data.hdf5 import demo_names, find_group, list_names, open_dataset
+from robomimic_vae_ext.data.hdf5_copy import copy_attributes, copy_outside, copy_rest, new_file
+from robomimic_vae_ext.data.recorded_model import (
+    ModelRestorer,
+    drawn_at_reset,
+    has_model_xml,
+    read_model_xml,
+)
+from robomimic_vae_ext.data.replay_checks import (
+    TOLERANCE,
+    UNKNOWN_SUCCESS,
+    DemoReport,
+    compare_observations,
+    missing_values,
+    refusal,
 )
 from robomimic_vae_ext.data.robosuite_demos import (
     Recording,
     build_replay_env,
+    clip_actions,
     put_state,
     read_recording,
     replay_env_args,
@@ -43,6 +51,7 @@ from robomimic_vae_ext.data.schema import (
     make_masks,
     write_observations,
 )
+from robomimic_vae_ext.errors import DatasetError
 
 GRIPPER_STEPS: Final = 10  # from open to closed
 
@@ -53,38 +62,50 @@ class ReplayReport:
 
     Args:
         path: of the new file.
-        demos: number of demonstrations.
+        demos: what became of each demonstration of the source.
         transitions: number of transitions in the new file.
-        successes: number of demonstrations with a positive reward: as recorded, or else because
-            they reach success under the installed robosuite.
-        clipped: number of action values that were outside [-1, 1].
+        clipped: number of action values that were outside of the controllers' range.
         largest: largest absolute action value before clipping.
-        shifts: for each demonstration, k if action t + k leads from state t to state t + 1.
         dropped: number of actions that are left out, after the first success.
         left_out: names of arrays of the source that the new file does not have.
     """
 
     path: Path
-    demos: int
+    demos: tuple[DemoReport, ...]
     transitions: int
-    successes: int
     clipped: int
     largest: float
-    shifts: tuple[int, ...]
     dropped: int
     left_out: tuple[str, ...]
 
+    @property
+    def kept(self) -> tuple[DemoReport, ...]:
+        """Those that the new file has."""
+        return tuple(demo for demo in self.demos if not demo.refused)
+
+    @property
+    def shifts(self) -> tuple[int, ...]:
+        """For each kept demonstration, k if action t + k leads from state t to state t + 1."""
+        return tuple(demo.shift for demo in self.kept)
+
+    @property
+    def successes(self) -> int:
+        """Number of kept demonstrations with a positive reward."""
+        return sum(demo.success for demo in self.kept)
+
     def describe(self) -> str:
-        """Return one line for the terminal."""
+        """Return one line per demonstration and one for all."""
         shifted = sum(shift != 0 for shift in self.shifts)
-        return (
-            f"{self.path}: {self.demos} demonstrations, {self.transitions} transitions, "
-            f"{self.successes} reach success; {self.clipped} action values clipped to [-1, 1] "
-            f"(largest {self.largest:.3g}); actions "
+        total = (
+            f"{self.path}: {len(self.kept)} of {len(self.demos)} demonstrations, "
+            f"{self.transitions} transitions, {self.successes} reach success; {self.clipped} "
+            f"action values clipped to the controllers' range (largest {self.largest:.3g}); "
+            "actions "
             + (f"shifted by one step in {shifted} demonstrations" if shifted else "aligned")
             + f"; left out: {self.dropped} actions after a success, and "
             + (list_names(self.left_out) or "nothing else")
         )
+        return "\n".join([*(demo.describe() for demo in self.demos), total])
 
 
 def replay_dataset(
@@ -95,6 +116,7 @@ def replay_dataset(
     rendering: str = "fast",
     compress: str = "",
     overwrite: bool = False,
+    tolerance: float = TOLERANCE,
 ) -> ReplayReport:
     """Replay a file of states and actions into a robomimic dataset.
 
@@ -110,13 +132,16 @@ def replay_dataset(
         rendering: `fast` uses this package's environment class if there is one, `full` robosuite's.
         compress: `gzip`, `lzf` or empty, for images.
         overwrite: an existing target may be replaced.
+        tolerance: largest median difference of a low-dimensional observation from the recorded one
+            [m, rad, or as it is]; a demonstration beyond it is left out, infinite keeps all.
 
     Returns:
         A report.
 
     Raises:
         OutputError: `target` exists already, or is the source.
-        DatasetError: the file has no states, or they do not fit the installed model.
+        DatasetError: the file has no states, they do not fit the installed model, or no
+            demonstration is left.
     """
     check_compression(compress)
     with (
@@ -126,44 +151,106 @@ def replay_dataset(
     ):
         names = demo_names(old, source)
         env_args = replay_env_args(old, source, cameras, size, rendering)
-        env = build_replay_env(env_args, source)
+        player = _Player(source, env_args, tolerance)
         data = copy_outside(old, new, source, names)
         left_out: set[str] = set()
-        largest, clipped, dropped, successes, shifts = 0.0, 0, 0, 0, []
+        largest, clipped, dropped, reports = 0.0, 0, 0, []
         for name in tqdm(names, unit="episode"):
             where = f"{source}: data/{name}"
-            recording = read_recording(env, old["data"][name], where)
-            episode = replay_demo(env, recording)
+            recording, episode, report = player.play(old["data"][name], name, where)
+            reports.append(report)
+            if report.refused:
+                continue
             left_out |= _write_demo(
                 old["data"][name], data.create_group(name), where, recording, episode, compress
             )
-            shifts.append(recording.shift)
-            successes += bool((episode["rewards"] > 0).any())
             dropped += len(recording.actions) - len(episode["actions"])
-            clipped += int((np.abs(recording.actions) > 1).sum())
+            clipped += episode["clipped"]
             largest = max(largest, float(np.abs(recording.actions).max()))
+        kept = [report.name for report in reports if not report.refused]
+        if not kept:
+            raise DatasetError(
+                f"{source}: no demonstration is replayed as it was recorded ({reports[0].name}: "
+                f"{reports[0].refused})",
+                "at least one",
+                "Do what it says, or replay with the version of robosuite that recorded them.",
+            )
         data.attrs["env_args"] = json.dumps(env_args, indent=4)
         notes = {"replayed_from": source.name, "clipped_action_values": clipped}
-        transitions = _summarize(new, names, notes)
+        _filter_masks(new, kept)
+        transitions = _summarize(new, kept, notes)
     return ReplayReport(
-        target, len(names), transitions, successes, clipped, largest, tuple(shifts), dropped,
-        tuple(sorted(left_out)),
-    )  # fmt: skip
+        target, tuple(reports), transitions, clipped, largest, dropped, tuple(sorted(left_out))
+    )
+
+
+class _Player:
+    """Plays demonstrations in the installed robosuite and checks each.
+
+    Args:
+        source: the file, for messages.
+        env_args: of the environment to play in.
+        tolerance: see `replay_dataset`.
+    """
+
+    def __init__(self, source: Path, env_args: dict[str, Any], tolerance: float) -> None:
+        self.source, self.env_args, self.tolerance = source, env_args, tolerance
+        self.env = build_replay_env(env_args, source)
+        self.restorer = ModelRestorer(self.env)
+
+    @cached_property
+    def drawn(self) -> dict[str, float]:
+        """What resets draw into the model; found with an environment that draws no pictures."""
+        blind = {"has_offscreen_renderer": False, "use_camera_obs": False}
+        kwargs = {k: v for k, v in self.env_args["env_kwargs"].items() if "camera_" not in k}
+        env_args = self.env_args | {"env_kwargs": kwargs | blind}
+        return drawn_at_reset(build_replay_env(env_args, self.source))
+
+    def play(
+        self, demo: h5py.Group, name: str, where: str
+    ) -> tuple[Recording, dict[str, Any], DemoReport]:
+        """Play one demonstration; the recording and the episode count if it is not refused."""
+        text = demo.attrs.get("model_file")
+        root = read_model_xml(text, where) if has_model_xml(text) else None
+        named = self.restorer.reset(root, where)
+        recording = read_recording(self.env, demo, where)
+        refused = ""
+        if not np.isinf(self.tolerance):
+            if recording.rewards is None and hasattr(self.env, "wiped_markers"):
+                refused = UNKNOWN_SUCCESS
+            elif self.restorer.names - set(named):
+                refused = missing_values(self.drawn, named, self.tolerance)
+        if refused:
+            return recording, {}, DemoReport(name, refused=refused)
+        episode = replay_demo(self.env, recording)
+        differences, pictures, uncompared = compare_observations(demo, episode["obs"], where)
+        report = DemoReport(
+            name,
+            recording.shift,
+            bool((episode["rewards"] > 0).any()),
+            len(named),
+            differences,
+            pictures,
+            uncompared,
+            recording.motion_error,
+            recording.motion,
+        )
+        return recording, episode, replace(report, refused=refusal(report, self.tolerance))
 
 
 def replay_demo(env: Any, recording: Recording) -> dict[str, Any]:
-    """Replay one demonstration.
+    """Replay one demonstration in the model that the environment has now.
 
     Args:
         env: a robosuite environment.
         recording: of the demonstration.
 
     Returns:
-        `obs` (n + 1, ...) per key, `actions`, `rewards`, `dones` (n, ...), and the `model_file`.
+        `obs` (n + 1, ...) per key, `actions`, `rewards`, `dones` (n, ...), the `model_file`, and
+        `clipped`, the number of action values that were clipped.
         n = T if rewards or dones were recorded, else it ends at the first success.
     """
-    env.reset()
-    actions = np.clip(recording.actions, -1, 1)
+    actions, _ = clip_actions(env, recording.actions)
     whole = recording.rewards is not None or recording.dones is not None
     states = list(recording.states)
     if len(states) == len(actions):
@@ -189,6 +276,7 @@ def replay_demo(env: Any, recording: Recording) -> dict[str, Any]:
         "rewards": rewards,
         "dones": dones,
         "model_file": envs.portable_model_xml(env),
+        "clipped": int((actions != recording.actions).sum()),
     }
 
 
@@ -235,6 +323,19 @@ def _write_demo(
     target.attrs["model_file"] = episode["model_file"]
     target.attrs["num_samples"] = length
     return left_out
+
+
+def _filter_masks(new: h5py.File, kept: Sequence[str]) -> None:
+    """Take demonstrations that were left out of the masks; an empty mask is deleted."""
+    for key in list(new.get("mask", ())):
+        names = [name for name in new[f"mask/{key}"][()] if _text(name) in kept]
+        del new[f"mask/{key}"]
+        if names:
+            new[f"mask/{key}"] = np.array(names)
+
+
+def _text(name: Any) -> str:
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
 
 
 def _summarize(new: h5py.File, names: Sequence[str], notes: dict[str, Any]) -> int:

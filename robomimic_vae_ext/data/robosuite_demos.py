@@ -14,7 +14,8 @@ import numpy as np
 
 from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE, convert_env_args
-from robomimic_vae_ext.data.hdf5 import find_array, read_array, read_env_args
+from robomimic_vae_ext.data.env_metadata import read_env_args
+from robomimic_vae_ext.data.hdf5 import find_array, read_array
 from robomimic_vae_ext.data.schema import STEP_ARRAYS
 from robomimic_vae_ext.errors import DatasetError
 
@@ -37,6 +38,8 @@ class Recording:
         rewards: (T,), if they were recorded.
         dones: (T,), if they were recorded.
         shift: offset of `actions` in the file; see `ReplayReport`.
+        motion_error: mean error of the gripper's position after one simulated action [m].
+        motion: mean distance that it was recorded to move in these steps [m].
     """
 
     states: np.ndarray
@@ -44,6 +47,8 @@ class Recording:
     rewards: np.ndarray | None = None
     dones: np.ndarray | None = None
     shift: int = 0
+    motion_error: float = 0.0
+    motion: float = 0.0
 
 
 def read_recording(env: Any, demo: h5py.Group, where: str) -> Recording:
@@ -93,45 +98,91 @@ def read_recording(env: Any, demo: h5py.Group, where: str) -> Recording:
         raise DatasetError(
             f"{where} has NaN or infinite states or actions", "finite numbers", "Leave it out."
         )
-    if not raw:
-        return Recording(states, actions, arrays.get("rewards"), arrays.get("dones"))
-    shift = find_shift(env, states, np.clip(actions, -1, 1))
+    probe = probe_motion(env, states, clip_actions(env, actions)[0])
+    shift = probe.shift if raw else 0
+    rewards, dones = arrays.get("rewards"), arrays.get("dones")
     if shift:
         LOGGER.warning("%s: action t%+d leads from state t to t+1; shifted back", where, shift)
     if shift > 0:
-        return Recording(states[: len(actions) - shift + 1], actions[shift:], shift=shift)
-    if shift < 0:
-        return Recording(states[-shift:], actions[:shift], shift=shift)
-    return Recording(states, actions)
+        states, actions = states[: len(actions) - shift + 1], actions[shift:]
+    elif shift < 0:
+        states, actions = states[-shift:], actions[:shift]
+    return Recording(
+        states, actions, rewards, dones, shift, probe.errors[shift], probe.motion
+    )  # fmt: skip
 
 
-def find_shift(env: Any, states: np.ndarray, actions: np.ndarray) -> int:
-    """Find the offset of the actions that lead from one recorded state to the next, by simulation.
+@dataclass(frozen=True)
+class Probe:
+    """Single recorded actions, simulated from the recorded states.
+
+    Args:
+        errors: for each offset of the actions, mean error of the grippers' positions [m].
+        motion: mean distance that they were recorded to move [m].
+    """
+
+    errors: dict[int, float]
+    motion: float
+
+    @property
+    def shift(self) -> int:
+        """k in `SHIFTS` such that action t + k leads from state t to t + 1; 0 unless clear."""
+        best = min(SHIFTS, key=lambda shift: self.errors[shift])
+        return best if self.errors[best] < CLEAR * self.errors[0] else 0
+
+
+def probe_motion(env: Any, states: np.ndarray, actions: np.ndarray) -> Probe:
+    """Simulate single actions from recorded states, with each offset of the actions.
 
     Args:
         env: a robosuite environment.
         states: (T, S).
-        actions: (T, A), in [-1, 1].
-
-    Returns:
-        k in `SHIFTS` such that action t + k leads from state t to t + 1, or 0 if no other offset is
-        clearly better.
+        actions: (T, A), in the range of the controllers.
     """
     # Candidates differ most where neighbouring actions differ most.
     change = np.abs(np.diff(actions[:, :3], axis=0)).sum(axis=1)
     steps = [
         t for t in np.argsort(-change, kind="stable")[: 2 * PROBES] if 1 <= t < len(states) - 2
-    ]
-    errors = {shift: 0.0 for shift in SHIFTS}
-    for t in steps[:PROBES]:
+    ][:PROBES]
+    errors, motion = {shift: 0.0 for shift in SHIFTS}, 0.0
+    for t in steps:
+        put_state(env, states[t])
+        before = gripper_positions(env)
         put_state(env, states[t + 1])
-        reached = gripper_position(env)
+        reached = gripper_positions(env)
+        motion += _distance(before, reached) / len(steps)
         for shift in SHIFTS:
             put_state(env, states[t])
             env.step(actions[t + shift])
-            errors[shift] += float(np.linalg.norm(gripper_position(env) - reached))
-    best = min(SHIFTS, key=lambda shift: errors[shift])
-    return best if errors[best] < CLEAR * errors[0] else 0
+            errors[shift] += _distance(gripper_positions(env), reached) / len(steps)
+    return Probe(errors, motion)
+
+
+def _distance(first: np.ndarray, second: np.ndarray) -> float:
+    return float(np.linalg.norm(first - second, axis=1).max())
+
+
+def clip_actions(env: Any, actions: np.ndarray) -> tuple[np.ndarray, int]:
+    """Clip actions to what the controllers read; absolute goals have no limits.
+
+    Args:
+        env: a robosuite environment.
+        actions: (T, A).
+
+    Returns:
+        The clipped actions, and the number of values that were outside.
+    """
+    lows, highs = [], []
+    for robot in env.robots:
+        parts = robot.composite_controller
+        low, high = (np.array(limit, dtype=float) for limit in robot.action_limits)
+        for name, (start, end) in parts._action_split_indexes.items():
+            if getattr(parts.part_controllers[name], "input_type", "delta") == "absolute":
+                low[start:end], high[start:end] = -np.inf, np.inf
+        lows.append(low)
+        highs.append(high)
+    clipped = np.clip(actions, np.concatenate(lows), np.concatenate(highs))
+    return clipped, int((clipped != actions).sum())
 
 
 def put_state(env: Any, state: np.ndarray) -> None:
@@ -144,10 +195,10 @@ def put_state(env: Any, state: np.ndarray) -> None:
             controller.update(force=True)
 
 
-def gripper_position(env: Any) -> np.ndarray:
-    """Return the position (3,) of the first arm's gripper [m]."""
-    robot = env.robots[0]
-    return np.array(env.sim.data.site_xpos[robot.eef_site_id[robot.arms[0]]])
+def gripper_positions(env: Any) -> np.ndarray:
+    """Return the position (arms, 3) of every gripper [m]."""
+    sites = [robot.eef_site_id[arm] for robot in env.robots for arm in robot.arms]
+    return np.array(env.sim.data.site_xpos[sites])
 
 
 def replay_env_args(

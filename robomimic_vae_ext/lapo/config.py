@@ -5,12 +5,14 @@ Source: LAPO (arXiv 2203.08949) for the method; defaults that differ say so.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
 import robomimic.config.base_config as base_config
 
+from robomimic_vae_ext import compat
 from robomimic_vae_ext.errors import ConfigError
 from robomimic_vae_ext.lapo.owners import AUXILIARY, OWNERS
 
@@ -54,6 +56,9 @@ class LAPOConfig(base_config.BaseConfig):
             for key, value in BEFORE.items():
                 _set_missing(self, key, value)
             _fill_in(self.algo, type(self)().algo)
+            # robomimic 0.3 cannot train on what 0.5.0 has trained on, but can roll it out.
+            with contextlib.suppress(ConfigError):
+                self.train.data = compat.first_readable(self.train.data)
 
     def train_config(self) -> None:
         """Set robomimic's training defaults where offline RL needs others."""
@@ -189,6 +194,10 @@ class LAPOConfig(base_config.BaseConfig):
         Raises:
             ConfigError: a value is out of range, or two values contradict each other.
         """
+        if self.train.data is not None:
+            data = compat.readable_data(self.train.data)
+            if data != self.train.data:  # a config that is locked already is left alone
+                self.train.data = data
         check_values(self)
         super().lock()
 
@@ -380,6 +389,40 @@ def _check_kinds(config: Any) -> None:
         _require(ok, key, value, "a list of layer sizes")
 
 
+def check_schedule(rate: Any, key: str) -> None:
+    """Check that the installed robomimic does what a section learning_rate asks for.
+
+    It ignores a kind of schedule that it does not know as long as epoch_schedule is empty, and the
+    rate stays as it is without a message.
+
+    Args:
+        rate: the section, of any algorithm.
+        key: its name for messages.
+
+    Raises:
+        ConfigError: a schedule that would not be followed.
+    """
+    schedule, factor = rate.get("epoch_schedule", []), rate.get("decay_factor", 1.0)
+    kind, every_batch = rate.get("scheduler_type", "multistep"), rate.get("step_every_batch", False)
+    ok = isinstance(schedule, list | tuple) and all(_is_whole(x) and x > 0 for x in schedule)
+    _require(ok, f"{key}.epoch_schedule", schedule, "a list of epochs")
+    _require(_is_number(factor) and factor >= 0, f"{key}.decay_factor", factor, "a number from 0")
+    known = compat.schedulers()
+    expected = f"one of {known}, which robomimic {compat.robomimic_version()} has"
+    _require(isinstance(kind, str) and kind in known, f"{key}.scheduler_type", kind, expected)
+    ok = isinstance(every_batch, bool) and (compat.schedules_every_batch() or not every_batch)
+    expected = "true or false" if compat.schedules_every_batch() else "false before robomimic 0.5.0"
+    _require(ok, f"{key}.step_every_batch", every_batch, expected)
+    if kind == "linear":
+        expected = "one epoch, at which the rate arrives at decay_factor (scheduler_type linear)"
+        _require(len(schedule) == 1, f"{key}.epoch_schedule", schedule, expected)
+    if kind == "cosine":
+        expected = "true with scheduler_type cosine, which counts batches"
+        _require(every_batch, f"{key}.step_every_batch", every_batch, expected)
+        expected = "empty with scheduler_type cosine, which ends with the training"
+        _require(not schedule, f"{key}.epoch_schedule", schedule, expected)
+
+
 def _check_optimizers(config: Any) -> None:
     for name, params in config.algo.optim_params.items():
         key = f"algo.optim_params.{name}"
@@ -391,11 +434,7 @@ def _check_optimizers(config: Any) -> None:
             params.optimizer_type in ("adam", "adamw"), f"{key}.optimizer_type",
             params.optimizer_type, "'adam' or 'adamw', which robomimic has",
         )  # fmt: skip
-        schedule, factor = params.learning_rate.epoch_schedule, params.learning_rate.decay_factor
-        ok = isinstance(schedule, list | tuple) and all(_is_whole(x) and x > 0 for x in schedule)
-        _require(ok, f"{key}.learning_rate.epoch_schedule", schedule, "a list of epochs")
-        ok = _is_number(factor) and factor >= 0
-        _require(ok, f"{key}.learning_rate.decay_factor", factor, "a number from 0")
+        check_schedule(params.learning_rate, f"{key}.learning_rate")
         decay = params.regularization.L2
         ok = _is_number(decay) and decay >= 0
         _require(ok, f"{key}.regularization.L2", decay, "a number from 0")
@@ -437,13 +476,13 @@ def _check_critic(critic: Any) -> None:
 
 def _check_observations(config: Any) -> None:
     keys = [key for keys in config.observation.modalities.obs.values() for key in keys]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    _require(not twice, "observation.modalities.obs", twice, "each key once, under one modality")
     expected = "at least one observation key, such as robot0_eef_pos in low_dim"
     _require(bool(keys), "observation.modalities.obs", keys, expected)
     expected = "'last' with keys in observation.modalities.goal"
     _require(not config.use_goals or config.train.goal_mode, "train.goal_mode", None, expected)
     if config.train.hdf5_normalize_obs:
-        from robomimic_vae_ext import compat
-
         expected = "false on this robomimic, whose normalisation fails in the first batch"
         _require(compat.can_normalize(), "train.hdf5_normalize_obs", True, expected)
     limit = config.train.get("max_grad_norm")  # of robomimic 0.5.0, where only BC reads it

@@ -82,7 +82,7 @@ class FrameKind:
     def of(cls, file: h5py.File, name: str, key: str) -> FrameKind:
         """Read it off a demonstration."""
         data = file[f"data/{name}/obs/{key}"]
-        return cls(key, tuple(data.shape[1:]), data.dtype)
+        return cls(key, tuple(data.shape[1:]), data.dtype.newbyteorder("="))
 
     @property
     def is_picture(self) -> bool:
@@ -183,7 +183,10 @@ def read_blocks(
 
 def _part(file: h5py.File, name: str, part: str, kind: FrameKind, length: int) -> np.ndarray:
     where = f"data/{name}/{part}/{kind.key}"
-    frames = hdf5.read_array(file[where], f"{file.filename}: {where}")
+    array = file[where]
+    # A row for the state after the last transition is not read, as by robomimic.
+    surplus = bool(array.shape) and len(array) == length + 1
+    frames = hdf5.read_array(array, f"{file.filename}: {where}", length if surplus else None)
     # Demonstrations may differ in precision, but numbers must not become pixels.
     castable = np.can_cast(frames.dtype, kind.dtype, "same_kind")
     if frames.shape != (length, *kind.shape) or not castable:

@@ -141,13 +141,13 @@ def _agrees(frames: Frames, file: h5py.File, kind: FrameKind, layout: Layout) ->
     """Compare the ends of some demonstrations with the dataset: a spot check, no checksum."""
     count = len(layout.names)
     for index in np.unique(np.linspace(0, count - 1, SPOT_CHECKS).astype(int)):
-        demo = file[f"data/{layout.names[index]}"]
+        demo, last = file[f"data/{layout.names[index]}"], layout.lengths[index] - 1
         start, end = layout.starts[index], layout.starts[index + 1]
         wanted = {
             start: demo[f"obs/{kind.key}"][0],
-            end - 2: demo[f"obs/{kind.key}"][-1],
+            end - 2: demo[f"obs/{kind.key}"][last],
             frames.offset + start + 1: demo[f"next_obs/{kind.key}"][0],
-            frames.offset + end - 1: demo[f"next_obs/{kind.key}"][-1],
+            frames.offset + end - 1: demo[f"next_obs/{kind.key}"][last],
         }
         for row, frame in wanted.items():
             if not np.array_equal(frames.array[row], frame.astype(kind.dtype)):

@@ -18,8 +18,8 @@ from torch.utils.data import Dataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from robomimic_vae_ext import compat
-from robomimic_vae_ext.data import hdf5
-from robomimic_vae_ext.errors import ConfigError, DatasetError
+from robomimic_vae_ext.data import config_fit, hdf5
+from robomimic_vae_ext.errors import ConfigError
 from robomimic_vae_ext.lapo import frames as frame_storage
 from robomimic_vae_ext.lapo import losses, prefetch
 from robomimic_vae_ext.lapo.batches import Horizon
@@ -131,10 +131,15 @@ class ReplayDataset(Dataset):
     def _load_steps(self) -> None:
         n_step, discount = self.horizon.n_step, self.horizon.discount
         demos = [self.sequences.hdf5_file[f"data/{name}"] for name in self.sequences.demos]
-        columns = {
-            key: [np.asarray(demo[key], dtype=np.float32) for demo in demos]
-            for key in ("actions", "rewards", "dones")
-        }
+        lengths = [int(demo.attrs["num_samples"]) for demo in demos]
+
+        def read(key: str) -> list[np.ndarray]:
+            # A row for the state after the last transition is not read, as by robomimic.
+            pairs = zip(demos, lengths, strict=True)
+            arrays = (hdf5.read_array(demo[key], f"{demo.name}/{key}", t) for demo, t in pairs)
+            return [np.asarray(array, dtype=np.float32) for array in arrays]
+
+        columns = {key: read(key) for key in ("actions", "rewards", "dones")}
         self.actions = torch.from_numpy(np.concatenate(columns["actions"]))  # (N, A)
         parts = []
         for rewards, dones in zip(columns["rewards"], columns["dones"], strict=True):
@@ -252,7 +257,7 @@ def replay_from_config(
 
     Raises:
         ConfigError: a setting that only SequenceDataset can serve.
-        DatasetError: too large for memory, or too small for one batch.
+        DatasetError: too large for memory.
     """
     _refuse_what_it_cannot_serve(config)
     uncached = config.deepcopy()
@@ -261,16 +266,20 @@ def replay_from_config(
     sequences = stock(uncached, obs_keys, *args, **kwargs)
     algo = config.algo
     storage = Storage(algo.replay.storage, algo.replay.max_gib, algo.replay.folder)
-    replay = ReplayDataset(sequences, Horizon.of(algo), storage, goes_to_gpu(config))
-    if len(replay) < config.train.batch_size:
-        # Stock train.py drops the last incomplete batch, and dies of a StopIteration without text.
-        raise DatasetError(
-            f"mask '{sequences.filter_by_attribute}' of {sequences.hdf5_path} holds {len(replay)} "
-            "transitions",
-            f"at least one batch of {config.train.batch_size}",
-            "Lower train.batch_size, or collect more.",
+    with hdf5.explain_damage(sequences.hdf5_path):
+        return ReplayDataset(sequences, Horizon.of(algo), storage, goes_to_gpu(config))
+
+
+def check_datasets(config: Any) -> None:
+    """Check that the datasets can be trained on with this config; see `config_fit`.
+
+    Differs from `lapo train`: bounds that cut off returns are a warning, since who calls
+    robomimic's dataset_factory may want the batches alone.
+    """
+    for entry in compat.dataset_entries(config):
+        config_fit.check_dataset(
+            config, entry["path"], entry.get("filter_key"), strict_bounds=False
         )
-    return replay
 
 
 def goes_to_gpu(config: Any) -> bool:

@@ -154,7 +154,7 @@ def make_job(study: Study, task: Task, arm: Arm, seed: int) -> Job:
 
 def _config(study: Study, task: Task, arm: Arm, seed: int) -> dict[str, Any]:
     """The resolved config of one job; paths and device are added where it runs."""
-    from robomimic_vae_ext import training_config
+    from robomimic_vae_ext.training import training_config
 
     training = study.training_of(task, arm)
     given = _merge(_read_config(arm), arm.changes)

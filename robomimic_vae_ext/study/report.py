@@ -272,7 +272,9 @@ def _markdown(table: pd.DataFrame, words: int) -> str:
 
 
 def _provenance(found: Sequence[Record]) -> str:
-    versions: dict[str, set[str]] = {"commit": {str(record["commit"]) for record in found}}
+    versions: dict[str, set[str]] = {
+        "commit": {str(record["commit"] or "not of a git repository") for record in found}
+    }
     for record in found:
         for name, version in record["versions"].items():
             versions.setdefault(name, set()).add(str(version))

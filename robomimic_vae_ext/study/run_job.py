@@ -141,20 +141,20 @@ def training_config(job: Job, folder: Path, cuda: bool) -> dict[str, Any]:
 
 def _train(job: Job, folder: Path, device: torch.device) -> dict[str, Any]:
     """Train, or go on with an interrupted training: to the bit, on a CPU."""
-    from robomimic_vae_ext import resume_file, training
+    from robomimic_vae_ext.training import resume_file, training_run
 
     config = folder / "config.json"
     files.write_json(config, training_config(job, folder, device.type == "cuda"))
     begun = any(folder.glob(f"{RUN_NAME}/*/{resume_file.NAME}"))
     if not begun:
         shutil.rmtree(folder / RUN_NAME, ignore_errors=True)
-    options = training.TrainOptions(
+    options = training_run.TrainOptions(
         None if begun else str(config),
         resume=str(folder / RUN_NAME) if begun else None,
         device=device.type,
     )
     with _own_threads():
-        training.train(options)
+        training_run.train(options)
     checkpoints(job, folder)  # all there?
     return {"seconds": _training_seconds(folder), "precision": _precision(job, device)}
 
@@ -163,8 +163,8 @@ def _precision(job: Job, device: torch.device) -> str:
     """What the encoder's convolutions train in: on `auto`, LAPO's depends on the machine."""
     import torch
 
-    from robomimic_vae_ext import training_config
     from robomimic_vae_ext.lapo import speed
+    from robomimic_vae_ext.training import training_config
 
     algo = training_config.config_from(job.config, job.name).algo
     choice = algo["speed"].bf16_encoder if "speed" in algo else "off"

@@ -129,7 +129,9 @@ def test_a_table_a_page_and_a_figure(tmp_path: Path) -> None:
     assert cells == ["10-50", "falling fast", "falling fast", "rising", "rising"]
     assert "(100% to 100%)" in rows["| 50+"] and "Warning" not in text
     page = (tmp_path / "out" / "comparison.md").read_text()
-    assert "# A: old and B: new" in page and rows["| 1-10"] in page
+    heading = page.splitlines()[0]
+    assert "A: old" in heading and "B: new" in heading and "20260101" in heading
+    assert rows["| 1-10"] in page
     picture = matplotlib.image.imread(tmp_path / "out" / "comparison.png")
     assert picture.shape[0] > 400 and picture[..., :3].std() > 0.05
 
@@ -188,9 +190,16 @@ def test_the_dataset_names_the_task_where_it_is_there(tmp_path: Path, dataset: P
 def test_what_a_config_does_not_tell_is_not_known(tmp_path: Path, config: dict[str, Any]) -> None:
     run = write_run(tmp_path / "a" / "1", {"Train/critic/loss": FALLING})
     (run / "config.json").write_text(json.dumps(config))
-    text = two_runs.compare_runs(run, run, tmp_path / "out")
+    other = write_run(tmp_path / "a" / "2", {"Train/critic/loss": FALLING})
+    text = two_runs.compare_runs(run, other, tmp_path / "out")
     assert "Warning" in text and (tmp_path / "out" / "comparison.png").exists()
     assert two_runs.read(run, "A").episodes == 50
+
+
+def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a" / "1", {"Train/critic/loss": FALLING})
+    with pytest.raises(DatasetError, match="the same run"):
+        two_runs.compare_runs(run, run.parent, tmp_path / "out")
 
 
 def test_errors_are_one_message(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_env_args_to_15() -> None:
     arm = config["body_parts"]["right"]
     assert arm["type"] == "OSC_POSE"
     assert arm["gripper"] == {"type": "GRIP"}
-    assert (arm["input_type"], arm["input_ref_frame"]) == ("delta", "base")
+    assert (arm["input_type"], arm["input_ref_frame"]) == ("delta", "world")
     assert arm["damping_ratio"] == 1 and "damping" not in arm and "control_delta" not in arm
     assert new["env_kwargs"]["lite_physics"] is False
     assert new["env_version"] == "1.5.2"
@@ -130,9 +131,90 @@ def test_env_args_to_15() -> None:
 
 
 def test_env_args_there_and_back() -> None:
-    old = old_env_args()
-    assert convert_env_args(convert_env_args(old, "1.5.2"), "1.4.1") == old
-    assert old == old_env_args()  # a copy was converted
+    arm = {key: value for key, value in OLD_ARM.items() if key != "damping"} | {"damping_ratio": 1}
+    for absolute in (False, True):
+        config = arm | {"control_delta": not absolute}
+        old = old_env_args(controller_configs=config, env_configuration="single-arm-opposed")
+        new = convert_env_args(old, "1.5.2")
+        assert convert_env_args(new, "1.4.1") == old
+        assert old["env_kwargs"]["controller_configs"] is config  # a copy was converted
+
+
+@pytest.mark.parametrize(
+    ("change", "match", "remedy"),
+    [
+        ({"damping": 3}, "damping 3", {"damping": 1}),
+        ({"position_limits": [[-1], [1]]}, "position_limits", {"position_limits": None}),
+        ({"type": "OSC_POSITION"}, "OSC_POSITION", None),
+        ({"type": "IK_POSE"}, "IK_POSE", None),
+        ({"type": "JOINT_VELOCITY"}, "JOINT_VELOCITY", None),
+    ],
+)
+def test_what_would_move_otherwise_is_refused(
+    change: dict[str, Any], match: str, remedy: dict[str, Any] | None
+) -> None:
+    old = old_env_args(controller_configs=OLD_ARM | change)
+    with pytest.raises(DatasetError, match=match):
+        convert_env_args(old, "1.5.2")
+    if remedy is not None:
+        convert_env_args(old_env_args(controller_configs=OLD_ARM | change | remedy), "1.5.2")
+
+
+def test_absolute_goals_of_10_are_refused() -> None:
+    """They count from the pose at reset."""
+    old = old_env_args(controller_configs=OLD_ARM | {"control_delta": False})
+    convert_env_args(old | {"env_version": "1.2.0"}, "1.5.2")
+    with pytest.raises(DatasetError, match=r"absolute goals of robosuite 1\.0"):
+        convert_env_args(old | {"env_version": "1.0.1"}, "1.5.2")
+
+
+@pytest.mark.parametrize(("before", "after"), [("1.4.1", "1.5.2"), ("1.5.2", "1.4.1")])
+def test_the_default_controller_is_not_guessed(before: str, after: str) -> None:
+    """1.4's is JOINT_VELOCITY, 1.5's OSC_POSE."""
+    old = old_env_args(controller_configs=None) | {"env_version": before}
+    with pytest.raises(DatasetError, match="controller_configs"):
+        convert_env_args(old, after)
+    assert convert_env_args(old, before) == old
+
+
+def arm_15(**changes: Any) -> dict[str, Any]:
+    arm = {"type": "OSC_POSE", "input_type": "delta", "input_ref_frame": "base"} | changes
+    return {"type": "BASIC", "body_parts": {"right": arm}}
+
+
+@pytest.mark.parametrize(
+    ("arm", "kwargs", "refused"),
+    [
+        (arm_15(), {}, False),
+        (arm_15(), {"env_configuration": "parallel"}, False),
+        (arm_15(input_ref_frame="world", input_type="absolute"), {}, False),
+        (arm_15(input_type="absolute"), {}, True),
+        (arm_15(type="JOINT_POSITION"), {}, False),
+        (arm_15(type="JOINT_POSITION", input_type="absolute"), {}, True),
+        (arm_15(type="OSC_POSITION"), {}, True),
+    ],
+)
+def test_what_14_has(arm: dict[str, Any], kwargs: dict[str, Any], refused: bool) -> None:
+    new = old_env_args(controller_configs=arm, **kwargs) | {"env_version": "1.5.2"}
+    if refused:
+        with pytest.raises(DatasetError, match="moves as before"):
+            convert_env_args(new, "1.4.1")
+    else:
+        convert_env_args(new, "1.4.1")
+
+
+def test_a_turned_base_has_no_base_frame_in_14() -> None:
+    new = old_env_args(controller_configs=arm_15(), env_configuration="opposed")
+    with pytest.raises(DatasetError, match="base frame"):
+        convert_env_args(new | {"env_version": "1.5.2", "env_name": "TwoArmLift"}, "1.4.1")
+
+
+def test_absolute_joint_positions_of_14_were_deltas() -> None:
+    """1.4 reads no control_delta there."""
+    config = {"type": "JOINT_POSITION", "control_delta": False}
+    new = convert_env_args(old_env_args(controller_configs=config), "1.5.2")
+    arm = new["env_kwargs"]["controller_configs"]["body_parts"]["right"]
+    assert arm["input_type"] == "delta"
 
 
 def test_lists_of_controllers_stay_lists() -> None:
@@ -253,11 +335,10 @@ def test_chunks_fit_a_shorter_demonstration(
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("rewards", np.ones(6), r"demo_0/rewards is \(6,\); expected \(5,\)"),
+        ("rewards", np.ones(7), r"demo_0/rewards is \(7,\); expected \(5,\)"),
         ("dones", np.ones((5, 1)), r"demo_0/dones is \(5, 1\)"),
         ("obs/robot0_eef_pos", np.zeros((3, 3)), r"expected a length of 5 or 6"),
-        ("next_obs/robot0_eef_pos", np.zeros((6, 3)), r"expected a length of 5,"),
-        ("obs/sub/x", np.zeros((5, 2)), "demo_0/obs/sub is a group"),
+        ("next_obs/robot0_eef_pos", np.zeros((7, 3)), r"expected a length of 5 or 6"),
         ("obs", np.zeros((5, 2)), "demo_0/obs is an array"),
         ("obs/extra", np.zeros((5, 2)), "next_obs has the keys .*; expected those of obs"),
         ("actions", np.zeros((0, 7)), r"demo_0/actions is \(0, 7\)"),
@@ -338,3 +419,203 @@ def test_script_reports_bad_input_in_one_line(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == [tiny_dataset]
+
+
+def every(path: Path, name: str, make: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Replace an array of every demonstration by what is made of it."""
+    with h5py.File(path, "r+") as file:
+        for demo in file["data"].values():
+            values = demo[name][()]
+            del demo[name]
+            demo[name] = make(values)
+
+
+def read(path: Path, name: str) -> np.ndarray:
+    with h5py.File(path) as file:
+        values: np.ndarray = file[name][()]
+    return values
+
+
+DENSE = np.array([0.1, 0.3, 0.2, 1.0, 0.9])
+HELD = np.array([0.0, 0.0, 1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("rewards", "shaping"), [(DENSE, None), (HELD, False), (np.eye(5)[-1], True), (-HELD, None)]
+)
+def test_dones_are_inferred_from_sparse_rewards_alone(
+    tiny_dataset: Path, tmp_path: Path, rewards: np.ndarray, shaping: bool | None
+) -> None:
+    without(tiny_dataset, "dones")
+    every(tiny_dataset, "rewards", lambda old: rewards[-len(old) :])
+    with h5py.File(tiny_dataset, "r+") as file:
+        env_args = json.loads(file["data"].attrs["env_args"])
+        env_args["env_kwargs"] = {"reward_shaping": shaping}
+        file["data"].attrs["env_args"] = json.dumps(env_args)
+    target = tmp_path / "new.hdf5"
+    with pytest.raises(DatasetError, match=r"no dones.*--dones-from success, end or none"):
+        complete_dataset(tiny_dataset, target)
+    assert not target.exists()
+    # The remedies.
+    for rule, expected in (("end", [0, 0, 0, 0, 1]), ("none", [0] * 5)):
+        report = complete_dataset(tiny_dataset, target, dones_from=rule, overwrite=True)
+        np.testing.assert_array_equal(read(target, "data/demo_0/dones"), expected)
+        assert validate_dataset(target).transitions == 9
+        assert f"--dones-from {rule}" in report.describe()
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected"), [(HELD, [0, 0, 1, 1, 1]), (DENSE, [0, 0, 0, 1, 0])]
+)
+def test_dones_from_success(
+    tiny_dataset: Path, tmp_path: Path, rewards: np.ndarray, expected: list[int]
+) -> None:
+    """Dense rewards of robosuite reach reward_scale, here 1, in success and there alone."""
+    without(tiny_dataset, "dones")
+    every(tiny_dataset, "rewards", lambda old: rewards[-len(old) :])
+    complete_dataset(tiny_dataset, tmp_path / "new.hdf5", dones_from="success")
+    np.testing.assert_array_equal(read(tmp_path / "new.hdf5", "data/demo_0/dones"), expected)
+
+
+def test_dense_rewards_of_others_do_not_show_success(tiny_dataset: Path, tmp_path: Path) -> None:
+    without(tiny_dataset, "dones")
+    every(tiny_dataset, "rewards", lambda old: DENSE[-len(old) :])
+    with h5py.File(tiny_dataset, "r+") as file:
+        file["data"].attrs["env_args"] = json.dumps({"env_name": "Hopper", "type": 2})
+    with pytest.raises(DatasetError, match="Use --dones-from end or none"):
+        complete_dataset(tiny_dataset, tmp_path / "new.hdf5", dones_from="success")
+
+
+@pytest.mark.parametrize("has_dones", [True, False])
+def test_success_is_assumed_of_rewards_that_are_all_zero(
+    tiny_dataset: Path, tmp_path: Path, has_dones: bool
+) -> None:
+    without(tiny_dataset, "next_obs", *(() if has_dones else ("dones",)))
+    every(tiny_dataset, "rewards", np.zeros_like)
+    if has_dones:
+        every(tiny_dataset, "dones", np.zeros_like)
+    report = complete_dataset(tiny_dataset, tmp_path / "new.hdf5", assume_success=True)
+    assert report.dropped == 0
+    for name, length in (("demo_0", 5), ("demo_1", 4)):
+        for key in ("rewards", "dones"):
+            values = read(report.path, f"data/{name}/{key}")
+            np.testing.assert_array_equal(values, np.eye(length)[-1])
+    assert "rewards replaced" in report.describe()
+    assert "reward 1 at the end of 2 demonstrations" in report.describe()
+    assert validate_dataset(report.path).transitions == 9
+
+
+def test_failures_among_successes_are_not_assumed_successes(
+    tiny_dataset: Path, tmp_path: Path
+) -> None:
+    with h5py.File(tiny_dataset, "r+") as file:
+        file["data/demo_1/rewards"][...] = 0
+    with pytest.raises(DatasetError, match="the rewards of demo_1 are 0 while others are paid"):
+        complete_dataset(tiny_dataset, tmp_path / "new.hdf5", assume_success=True)
+    with h5py.File(tiny_dataset, "r+") as file:  # the remedy
+        del file["data/demo_1/rewards"]
+    complete_dataset(tiny_dataset, tmp_path / "new.hdf5", assume_success=True)
+    np.testing.assert_array_equal(read(tmp_path / "new.hdf5", "data/demo_1/rewards"), [0, 0, 0, 1])
+
+
+def test_a_reward_that_is_left_out_is_named(tiny_dataset: Path, tmp_path: Path) -> None:
+    time_out(tiny_dataset)
+    report = complete_dataset(tiny_dataset, tmp_path / "new.hdf5")
+    assert report.dropped == 2
+    assert "demo_0, demo_1" in report.describe() and "--dones-from" in report.describe()
+    kept = complete_dataset(tiny_dataset, tmp_path / "kept.hdf5", dones_from="end")  # the remedy
+    assert kept.dropped == 0 and validate_dataset(kept.path).transitions == 9
+
+
+def longer(values: np.ndarray) -> np.ndarray:
+    """One row more, as recorders write it that store the state after the last action too."""
+    return np.concatenate([values, values[:1]])
+
+
+@pytest.mark.parametrize("columns", [("actions",), ("actions", "rewards", "dones")])
+@pytest.mark.parametrize("has_next", [True, False])
+def test_a_row_after_the_last_transition_is_left_out_and_named(
+    tiny_dataset: Path, tmp_path: Path, columns: tuple[str, ...], has_next: bool
+) -> None:
+    before = content(tiny_dataset)
+    for name in columns:
+        every(tiny_dataset, name, longer)
+    assert validate_dataset(tiny_dataset).transitions == 9
+    if not has_next:
+        without(tiny_dataset, "next_obs")
+    report = complete_dataset(tiny_dataset, tmp_path / "new.hdf5")
+    assert set(report.left_out) == set(columns) and report.dropped == 0
+    assert all(name in report.describe() for name in columns)
+    after = content(report.path)
+    for name in ("actions", "rewards", "dones", "obs/robot0_eef_pos"):
+        for demo in ("data/demo_0", "data/demo_1"):
+            np.testing.assert_array_equal(after[f"{demo}/{name}"], before[f"{demo}/{name}"])
+    assert after["data/demo_0@num_samples"] == 5
+
+
+def test_what_counts_the_transitions_is_asked_for(tiny_dataset: Path, tmp_path: Path) -> None:
+    with h5py.File(tiny_dataset, "r+") as file:
+        file["data/demo_0"].attrs["num_samples"] = 3
+    with pytest.raises(DatasetError, match="--length actions"):
+        validate_dataset(tiny_dataset)
+    with pytest.raises(DatasetError, match="num_samples is 3 with 5 actions"):
+        complete_dataset(tiny_dataset, tmp_path / "new.hdf5")
+    for rule, length in (("actions", 5), ("num_samples", 3)):
+        target = tmp_path / f"{rule}.hdf5"
+        complete_dataset(tiny_dataset, target, length=rule)
+        assert validate_dataset(target).transitions == length + 4
+        for name in ("actions", "obs/robot0_eef_pos", "next_obs/agentview_image"):
+            old = read(tiny_dataset, f"data/demo_0/{name}")
+            np.testing.assert_array_equal(read(target, f"data/demo_0/{name}"), old[:length])
+
+
+@pytest.mark.parametrize("configs", ["1.4", "1.5", "list"])
+def test_absolute_actions_are_never_clipped(
+    tiny_dataset: Path, tmp_path: Path, configs: str
+) -> None:
+    part = {"type": "OSC_POSE", "input_type": "absolute"}
+    found: Any = {
+        "1.4": OLD_ARM | {"control_delta": False},
+        "1.5": {"type": "BASIC", "body_parts": {"right": part}},
+        "list": [OLD_ARM, OLD_ARM | {"control_delta": False}],
+    }[configs]
+    with h5py.File(tiny_dataset, "r+") as file:
+        env_args = old_env_args(controller_configs=found)
+        file["data"].attrs["env_args"] = json.dumps(env_args)
+        file["data/demo_0/actions"][1, 3:5] = (2.96, 3.08)
+    with pytest.raises(DatasetError, match=r"reaches 3\.08") as caught:
+        validate_dataset(tiny_dataset)
+    assert "--clip-actions" not in str(caught.value) and "absolute" in str(caught.value)
+    with pytest.raises(DatasetError, match="env_args say that the actions are absolute"):
+        complete_dataset(tiny_dataset, tmp_path / "new.hdf5", clip_actions=True)
+    assert not (tmp_path / "new.hdf5").exists()
+
+
+def test_differences_are_clipped_as_advised(tiny_dataset: Path, tmp_path: Path) -> None:
+    with h5py.File(tiny_dataset, "r+") as file:
+        file["data"].attrs["env_args"] = json.dumps(old_env_args())
+        file["data/demo_0/actions"][1, 3] = 1.5
+    with pytest.raises(DatasetError, match="--clip-actions"):
+        validate_dataset(tiny_dataset)
+    report = complete_dataset(tiny_dataset, tmp_path / "new.hdf5", clip_actions=True)
+    assert report.clipped == 1
+    validate_dataset(report.path)
+
+
+def test_the_report_groups_demonstrations(tiny_dataset: Path, tmp_path: Path) -> None:
+    without(tiny_dataset, "next_obs")
+    with h5py.File(tiny_dataset, "r+") as file:
+        file["data/demo_1/dones"][...] = 0
+    text = complete_dataset(tiny_dataset, tmp_path / "new.hdf5").describe().splitlines()
+    assert "  demo_0: added next_obs" in text
+    assert "  demo_1: added next_obs; last transition left out" in text
+
+
+def test_masks_are_added_on_request(tiny_dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="--split, and it has train, valid"):
+        complete_dataset(tiny_dataset, tmp_path / "new.hdf5", split=True)
+    with h5py.File(tiny_dataset, "r+") as file:
+        del file["mask"]
+    complete_dataset(tiny_dataset, tmp_path / "new.hdf5", split=True)
+    found = validate_dataset(tmp_path / "new.hdf5", filter_keys=["train", "valid"])
+    assert sorted(found.masks["train"] + found.masks["valid"]) == ["demo_0", "demo_1"]

@@ -14,7 +14,7 @@ import pytest
 from robomimic_vae_ext.data.playback import replay_dataset
 from robomimic_vae_ext.data.robosuite_demos import (
     build_replay_env,
-    gripper_position,
+    gripper_positions,
     put_state,
     replay_env_args,
 )
@@ -184,10 +184,10 @@ def test_an_action_in_a_recorded_state_leads_to_the_next(long_lift: Path) -> Non
         states, actions = demo["states"][()], demo["actions"][()]
     for step in (5, 25, 15, 20):
         put_state(env, states[step + 1])
-        wanted = gripper_position(env)
+        wanted = gripper_positions(env)
         put_state(env, states[step])
         env.step(actions[step])
-        np.testing.assert_allclose(gripper_position(env), wanted, atol=1e-3)
+        np.testing.assert_allclose(gripper_positions(env), wanted, atol=1e-3)
 
 
 def test_a_state_after_the_last_action_is_used(long_lift: Path, tmp_path: Path) -> None:

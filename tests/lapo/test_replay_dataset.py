@@ -304,8 +304,31 @@ def test_demonstrations_may_differ_in_precision_but_not_in_kind(
         found = make_replay("memory").frames[key].array
         np.testing.assert_array_equal(found.astype(np.float32), expected)
     else:
-        with pytest.raises(DatasetError, match=r"demo_1/obs/agentview_image is .* of float32"):
+        with pytest.raises(DatasetError, match=r"demo_1/obs/agentview_image .* of type float32"):
             make_replay("memory")
+
+
+@pytest.mark.parametrize("columns", [["actions"], ["rewards", "dones"], ["obs", "next_obs"]])
+def test_a_row_after_the_last_transition_is_never_read(
+    make_replay: Make, make_model: Make, data: Path, columns: list[str]
+) -> None:
+    """Recorders that store the state after the last action, or an action or reward with it."""
+    expected = everything(make_replay())
+    with h5py.File(data, "r+") as file:
+        for demo in file["data"].values():
+            arrays = [f"{c}/{k}" for c in columns for k in (demo[c] if "obs" in c else ())]
+            for name in arrays or columns:
+                values = demo[name][()]
+                del demo[name]
+                demo[name] = np.concatenate([values, 7 * np.ones_like(values[:1])])
+    for storage in ("memory", "disk"):
+        assert_same(everything(make_replay(storage)), expected)
+    # robomimic's own SequenceDataset, too.
+    off = {"algo": {"replay": {"enabled": False}}}
+    windows = next(iter(DataLoader(make_replay(config=off, enabled=False), batch_size=42)))
+    torch.testing.assert_close(windows["actions"][:, 0], expected["actions"], check_dtype=False)
+    reduced = make_model().process_batch_for_training(windows)
+    torch.testing.assert_close(reduced["rewards"], expected["rewards"])
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,14 @@ SIZES: Final[dict[str, dict[str, Any]]] = {
 #: Place of a kill to the function whose n-th call it is.
 PLACES: Final = {
     "in a step": ("torch.optim.optimizer", "Optimizer", "zero_grad"),
-    "between steps": ("robomimic_vae_ext.loader_pass", "LoaderPass", "next_batch"),
+    "between steps": ("robomimic_vae_ext.training.loader_pass", "LoaderPass", "next_batch"),
     "in a rollout": ("robomimic.envs.env_robosuite", "EnvRobosuite", "step"),
     "while a file is written": ("robomimic_vae_ext.files", None, "_to_disk"),
-    "at the end of an epoch": ("robomimic_vae_ext.run_logs", "SynchronousLogger", "record"),
+    "at the end of an epoch": (
+        "robomimic_vae_ext.training.run_logs",
+        "SynchronousLogger",
+        "record",
+    ),
 }
 CALLS: Final = {  # about as many as a run has
     "in a step": 3 * EPOCHS * STEPS,
@@ -129,14 +133,14 @@ def _child(path: str, log: str, kill: Kill | None) -> None:
         os.dup2(file.fileno(), 2)
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-    from robomimic_vae_ext import training
+    from robomimic_vae_ext.training import training_run
 
     if kill is not None:
         kill_at(kill)
-    options = training.TrainOptions(
-        path, resume="auto", saving=training.Saving(minutes=60, steps=SAVE_STEPS)
+    options = training_run.TrainOptions(
+        path, resume="auto", saving=training_run.Saving(minutes=60, steps=SAVE_STEPS)
     )
-    training.train(options)
+    training_run.train(options)
 
 
 def context() -> Any:

@@ -3,7 +3,7 @@
 import contextlib
 
 import robomimic_vae_ext.rollout.in_training
-import robomimic_vae_ext.training  # noqa: F401
+import robomimic_vae_ext.training.training_run  # noqa: F401
 
 with contextlib.suppress(ImportError):  # since robomimic 0.5.0
     import robomimic.utils.lang_utils

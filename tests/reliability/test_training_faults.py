@@ -13,9 +13,10 @@ import h5py
 import pytest
 import torch
 
-from robomimic_vae_ext import files, resumable, resume_file, training
+from robomimic_vae_ext import files
 from robomimic_vae_ext.errors import CheckpointError, ConfigError, DatasetError, OutputError
-from robomimic_vae_ext.training import Saving, TrainingError, TrainOptions
+from robomimic_vae_ext.training import resumable, resume_file, training_run
+from robomimic_vae_ext.training.training_run import Saving, TrainingError, TrainOptions
 from tests.conftest import merge, write_dataset
 from tests.reliability import killing
 
@@ -65,16 +66,16 @@ def test_what_cannot_be_written_ends_the_run_and_is_continued(
         # resume.pth: 1 before the first step, then one after each epoch; a checkpoint after that.
         patch.setattr(files, "_to_disk", Full(suffix, 3 if what == "resume.pth" else 5, code))
         with pytest.raises(OutputError) as caught:
-            training.train(options(tmp_path, data))
+            training_run.train(options(tmp_path, data))
     run = the_run(tmp_path)
     assert os.strerror(code) in caught.value.found and what in caught.value.found
     assert str(run) in caught.value.action and "--resume" in caught.value.action
     assert not list(run.rglob("*.partial"))
     for path in run.glob("models/*.pth"):
         torch.load(path, weights_only=True)
-    assert training.train(TrainOptions(resume=str(run))) == run  # as the message says
+    assert training_run.train(TrainOptions(resume=str(run))) == run  # as the message says
     assert len(list(run.glob("models/*.pth"))) == killing.EPOCHS
-    again = training.train(TrainOptions(resume=str(run.parent)))  # nothing is left to do
+    again = training_run.train(TrainOptions(resume=str(run.parent)))  # nothing is left to do
     assert again == run
 
 
@@ -92,7 +93,7 @@ def test_nan_in_the_data_is_named_at_its_step(
 ) -> None:
     poison(data, monkeypatch)
     with pytest.raises(TrainingError) as caught:
-        training.train(options(tmp_path, data))
+        training_run.train(options(tmp_path, data))
     # An n-step return holds the reward for the steps before it too.
     assert "rewards is not finite at demo_1 step " in caught.value.found
     assert " at step " in caught.value.found and "epoch 1" in caught.value.found
@@ -108,7 +109,7 @@ def test_nan_steps_can_be_left_out(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(data, monkeypatch)
-    run = training.train(options(tmp_path, data, skip_non_finite=True))
+    run = training_run.train(options(tmp_path, data, skip_non_finite=True))
     last = torch.load(next(run.glob(f"models/model_epoch_{killing.EPOCHS}*.pth")))
     assert all(bool(value.isfinite().all()) for value in last["model"]["nets"].values())
     found = killing.content(run)["Train/critic/loss"]
@@ -121,7 +122,7 @@ def test_data_that_is_all_nan_ends_even_with_skipping(
     poison(data, monkeypatch, everywhere=True)
     changes = {"experiment": {"epoch_every_n_steps": 20}}
     with pytest.raises(TrainingError, match="10 steps were left out"):
-        training.train(options(tmp_path, data, changes, skip_non_finite=True))
+        training_run.train(options(tmp_path, data, changes, skip_non_finite=True))
 
 
 def poison(data: Path, monkeypatch: pytest.MonkeyPatch, everywhere: bool = False) -> None:
@@ -129,13 +130,13 @@ def poison(data: Path, monkeypatch: pytest.MonkeyPatch, everywhere: bool = False
     with h5py.File(data, "r+") as file:
         for demo in file["data"].values() if everywhere else [file["data/demo_1"]]:
             demo["rewards"][slice(None) if everywhere else 4] = float("nan")
-    monkeypatch.setattr(training, "_check_dataset", lambda config: None)
+    monkeypatch.setattr(training_run, "_check_dataset", lambda config: None)
 
 
 def test_weights_that_overflow_are_not_saved(tmp_path: Path, data: Path) -> None:
     changes = {"algo": {"optim_params": {"critic": {"learning_rate": {"initial": 1e38}}}}}
     with pytest.raises(TrainingError) as caught:
-        training.train(options(tmp_path, data, changes))
+        training_run.train(options(tmp_path, data, changes))
     assert "finite" in caught.value.expected
     for path in the_run(tmp_path).glob("models/*.pth"):
         loaded = killing.flatten(torch.load(path)["model"]["nets"])
@@ -160,25 +161,25 @@ def interrupted(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with monkeypatch.context() as patch:
         interrupt(patch, 8)
         with pytest.raises(KeyboardInterrupt):
-            training.train(options(tmp_path, data))
+            training_run.train(options(tmp_path, data))
     return the_run(tmp_path)
 
 
 def test_auto_continues_the_same_config_and_begins_another(
     interrupted: Path, tmp_path: Path, data: Path
 ) -> None:
-    other = training.train(options(tmp_path, data, {"train": {"seed": 7}}, resume="auto"))
+    other = training_run.train(options(tmp_path, data, {"train": {"seed": 7}}, resume="auto"))
     assert other != interrupted
-    assert training.train(options(tmp_path, data, resume="auto")) == interrupted
-    assert training.train(options(tmp_path, data, resume="auto")) not in (interrupted, other)
+    assert training_run.train(options(tmp_path, data, resume="auto")) == interrupted
+    assert training_run.train(options(tmp_path, data, resume="auto")) not in (interrupted, other)
 
 
 def test_an_experiment_means_its_unfinished_run(
     interrupted: Path, tmp_path: Path, data: Path
 ) -> None:
-    finished = training.train(options(tmp_path, data))
+    finished = training_run.train(options(tmp_path, data))
     assert finished.name > interrupted.name
-    assert training.train(TrainOptions(resume=str(interrupted.parent))) == interrupted
+    assert training_run.train(TrainOptions(resume=str(interrupted.parent))) == interrupted
 
 
 def test_a_run_in_use_or_on_other_data_is_refused(
@@ -186,12 +187,12 @@ def test_a_run_in_use_or_on_other_data_is_refused(
 ) -> None:
     lock = resume_file.lock(interrupted)
     with pytest.raises(CheckpointError, match="another process"):
-        training.train(TrainOptions(resume=str(interrupted)))
+        training_run.train(TrainOptions(resume=str(interrupted)))
     os.close(lock)
     with h5py.File(data, "r+") as file:
         file["data/demo_0/actions"][0] = 0.5
     with pytest.raises(DatasetError, match="has changed"):
-        training.train(TrainOptions(resume=str(interrupted)))
+        training_run.train(TrainOptions(resume=str(interrupted)))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no archive"])
@@ -200,13 +201,13 @@ def test_runs_without_a_usable_state(tmp_path: Path, content: bytes | None) -> N
     if content is not None:
         (tmp_path / "run" / resume_file.NAME).write_bytes(content)
     with pytest.raises(CheckpointError, match=r"resume\.pth"):
-        training.train(TrainOptions(resume=str(tmp_path / "run")))
+        training_run.train(TrainOptions(resume=str(tmp_path / "run")))
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "2", True])
 def test_impossible_numbers_of_checkpoints(tmp_path: Path, data: Path, value: Any) -> None:
     with pytest.raises(ConfigError, match=r"experiment\.save\.keep_last"):
-        training.train(options(tmp_path, data, {"experiment": {"save": {"keep_last": value}}}))
+        training_run.train(options(tmp_path, data, {"experiment": {"save": {"keep_last": value}}}))
 
 
 def test_keep_last_keeps_the_best(tmp_path: Path) -> None:
@@ -227,7 +228,7 @@ def test_keep_last_keeps_the_best(tmp_path: Path) -> None:
 
 def test_keep_last_in_a_run(tmp_path: Path, data: Path) -> None:
     save = {"keep_last": 1, "on_best_validation": False}
-    run = training.train(options(tmp_path, data, {"experiment": {"save": save}}))
+    run = training_run.train(options(tmp_path, data, {"experiment": {"save": save}}))
     assert [path.name for path in run.glob("models/*")] == [f"model_epoch_{killing.EPOCHS}.pth"]
 
 
@@ -242,7 +243,7 @@ def test_a_new_position_in_a_pass_gives_the_same_batches(make_batches: Callable[
 def make_batches(request: pytest.FixtureRequest) -> Callable[..., Any]:
     from torch.utils.data import DataLoader, TensorDataset
 
-    from robomimic_vae_ext import loader_pass
+    from robomimic_vae_ext.training import loader_pass
 
     def make(begin: int, count: int = 12) -> list[torch.Tensor]:
         """Three passes of four batches, with random numbers drawn between them."""
@@ -254,7 +255,7 @@ def make_batches(request: pytest.FixtureRequest) -> Callable[..., Any]:
         batches, one = [], loader_pass.LoaderPass(loader)
         for step in range(count):
             if step == begin and begin > 0:
-                from robomimic_vae_ext import random_state
+                from robomimic_vae_ext.training import random_state
 
                 position, state = one.position(), random_state.snapshot()
                 torch.manual_seed(99)

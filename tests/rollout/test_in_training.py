@@ -11,13 +11,13 @@ import h5py
 import imageio
 import pytest
 
-from robomimic_vae_ext import training
 from robomimic_vae_ext.analysis import run_metrics
 from robomimic_vae_ext.data import collect
 from robomimic_vae_ext.data.envs import EnvSpec
 from robomimic_vae_ext.data.scripted_episode import CollectSettings
 from robomimic_vae_ext.errors import ConfigError
-from robomimic_vae_ext.training import TrainOptions
+from robomimic_vae_ext.training import training_run
+from robomimic_vae_ext.training.training_run import TrainOptions
 from tests.conftest import merge
 from tests.rollout.conftest import OBS, SETTINGS
 
@@ -57,7 +57,7 @@ def write_config(folder: Path, data: Path, name: str, **rollout: Any) -> Path:
 
 
 def run(folder: Path, data: Path, name: str, **rollout: Any) -> Path:
-    return training.train(TrainOptions(str(write_config(folder, data, name, **rollout))))
+    return training_run.train(TrainOptions(str(write_config(folder, data, name, **rollout))))
 
 
 def rollout_series(folder: Path) -> dict[str, run_metrics.Series]:
@@ -129,4 +129,4 @@ def test_one_and_two_workers_log_the_same(
 def test_impossible_numbers_of_workers(tmp_path: Path, count: Any) -> None:
     path = write_config(tmp_path, tmp_path / "none.hdf5", "bc", num_workers=count)
     with pytest.raises(ConfigError, match=r"experiment\.rollout\.num_workers"):
-        training.train(TrainOptions(str(path)))
+        training_run.train(TrainOptions(str(path)))

@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from robomimic_vae_ext import model_state
+from robomimic_vae_ext.training import model_state
 
 LOGGER: Final = logging.getLogger(__name__)
 MOST_SKIPS: Final = 10  # in a row; more are no accident of single batches

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch.utils.data import Sampler
 
-from robomimic_vae_ext import random_state
 from robomimic_vae_ext.lapo import prefetch
+from robomimic_vae_ext.training import random_state
 
 
 class OrderedSampler(Sampler[int]):

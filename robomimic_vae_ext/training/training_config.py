@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import robomimic.config as config_module
 
-from robomimic_vae_ext import overrides, shipped_configs
+from robomimic_vae_ext import compat, overrides, shipped_configs
 from robomimic_vae_ext.errors import ConfigError
+from robomimic_vae_ext.lapo.config import check_schedule
 
 # Keys of ours that robomimic's configs do not have.
 WORKERS_KEY = "num_workers"  # in experiment.rollout
@@ -105,6 +106,7 @@ def config_from(values: Any, source: str) -> Any:
     values = deepcopy(values)
     try:
         take_workers(values)
+        normalize_data(values)
         take_keep_last(values)
         config = _config_of(values["algo_name"])
         with config.values_unlocked():
@@ -119,6 +121,17 @@ def config_from(values: Any, source: str) -> Any:
             "Correct the spelling of that key, or remove it.",
         ) from error
     return config
+
+
+def normalize_data(values: dict[str, Any]) -> None:
+    """Write train.data of a config's values as the installed robomimic reads it.
+
+    Raises:
+        ConfigError: it cannot read that.
+    """
+    train = values.get("train")
+    if isinstance(train, dict) and train.get("data") is not None:
+        train["data"] = compat.readable_data(train["data"])
 
 
 def take_workers(values: dict[str, Any]) -> int:
@@ -167,6 +180,8 @@ def check_run(config: Any, output: Path) -> None:
     Raises:
         ConfigError: a value that cannot be used, or a folder that cannot be written to.
     """
+    for key, section in _sections(config.algo, "algo", "learning_rate"):
+        check_schedule(section, key)
     for key, (least, may_be_null) in _WHOLE_NUMBERS.items():
         value = overrides.get_nested(config, *key.split("."))
         most = SEEDS - 1 if key == "train.seed" else LARGEST
@@ -193,6 +208,15 @@ def check_run(config: Any, output: Path) -> None:
         )
 
 
+def _sections(config: Any, prefix: str, name: str) -> Iterator[tuple[str, Any]]:
+    """All sections of this name below a section, of hierarchical algorithms too."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            if key == name:
+                yield f"{prefix}.{key}", value
+            yield from _sections(value, f"{prefix}.{key}", name)
+
+
 def output_folder(config: Any) -> Path:
     """Folder of the experiments; a relative one is relative to the current folder.
 
@@ -203,28 +227,6 @@ def output_folder(config: Any) -> Path:
     if not isinstance(folder, str) or not folder:
         raise ConfigError(f"train.output_dir is {folder!r}", "a folder", "Pass --output.")
     return Path(folder).expanduser().absolute()
-
-
-def check_crops(config: Any, obs_shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse pictures that are not larger than their crop, as robomimic's crops have to be.
-
-    Args:
-        config: of any algorithm.
-        obs_shapes: observation key to shape (H, W, C), as the dataset stores it.
-    """
-    for modality, keys in config.observation.modalities.obs.items():
-        encoder = config.observation.encoder.get(modality)
-        if encoder is None or "CropRandomizer" not in str(encoder.obs_randomizer_class):
-            continue
-        crop = tuple(encoder.obs_randomizer_kwargs.get(f"crop_{it}") for it in ("height", "width"))
-        for key in keys:
-            size = obs_shapes[key][:2]
-            if None not in crop and any(c >= s for c, s in zip(crop, size, strict=True)):
-                raise ConfigError(
-                    f"{key} has {size[0]}x{size[1]} pixels and its crop {crop[0]}x{crop[1]}",
-                    "pictures larger than the crop on both sides",
-                    f"Change observation.encoder.{modality}.obs_randomizer_kwargs.",
-                )
 
 
 def _config_of(algo: Any) -> Any:

@@ -25,11 +25,13 @@ from typing import Any, Final
 import robomimic.scripts.train as stock
 import torch
 
-from robomimic_vae_ext import compat, files, resume_file, run_logs, training_config
-from robomimic_vae_ext.data import validate
+from robomimic_vae_ext import compat, files
+from robomimic_vae_ext.data import config_fit, env_available, validate
+from robomimic_vae_ext.data.description import Description
 from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE
 from robomimic_vae_ext.errors import ConfigError, OutputError, VaeExtError
-from robomimic_vae_ext.resumable import SCRATCH, ResumableTraining, Saving, TrainingError
+from robomimic_vae_ext.training import resume_file, run_logs, training_config
+from robomimic_vae_ext.training.resumable import SCRATCH, ResumableTraining, Saving, TrainingError
 
 LOGGER: Final = logging.getLogger(__name__)
 DEBUG_FOLDER = Path("/tmp/tmp_trained_models")  # where stock train.py's --debug writes
@@ -100,6 +102,7 @@ def train(options: TrainOptions) -> Path:
     output = DEBUG_FOLDER if options.debug else training_config.output_folder(config)
     training_config.check_run(config, output)
     _check_dataset(config)
+    training_config.normalize_data(values)
     values = _with_absolute_paths(values, config, output)
     if options.resume == AUTO:
         run = resume_file.find_same(output / config.experiment.name, values)
@@ -181,23 +184,24 @@ def _shorten(config: Any) -> None:
 
 def _check_dataset(config: Any) -> None:
     """Check the dataset against the config, and what rollouts of its environment need."""
-    if config.train.data is None:
-        raise ConfigError("train.data is null", "the path of a dataset", "Pass --dataset.")
-    filter_keys = (config.train.hdf5_filter_key, config.train.hdf5_validation_filter_key)
-    for path in compat.dataset_paths(config):
-        dataset = validate.validate_dataset(
-            path,
-            obs_keys=config.all_obs_keys,
-            filter_keys=[key for key in filter_keys if key],
-            need_transitions=config.train.hdf5_load_next_obs,
-            rollouts=config.experiment.rollout.enabled,
-        )
-        training_config.check_crops(config, dataset.obs_shapes)
-        if config.experiment.rollout.enabled and dataset.env_args["type"] == ROBOMIMIC_ENV_TYPE:
+    rollouts = config.experiment.rollout.enabled
+    for entry in compat.dataset_entries(config):
+        dataset = config_fit.check_dataset(config, entry["path"], entry.get("filter_key"))
+        if rollouts:
+            names = _environments(config, dataset)
+            env_available.require_environment(dataset.env_args, names)
+        validate.check_version(dataset.env_args, dataset.path, strict=False, rollouts=rollouts)
+        if rollouts and dataset.env_args["type"] == ROBOMIMIC_ENV_TYPE:
             _check_rollouts(config, dataset)
 
 
-def _check_rollouts(config: Any, dataset: validate.DatasetInfo) -> None:
+def _environments(config: Any, dataset: Description) -> list[str]:
+    """Names of the environments that rollouts are done in."""
+    own = config.experiment.env or dataset.env_args["env_name"]
+    return [own, *(config.experiment.additional_envs or ())]
+
+
+def _check_rollouts(config: Any, dataset: Description) -> None:
     """Refuse rollouts in robosuite that cannot be, before an epoch is spent.
 
     Those with goals that the environment cannot give, and with pictures where nothing renders.
@@ -205,8 +209,7 @@ def _check_rollouts(config: Any, dataset: validate.DatasetInfo) -> None:
     # Only now: it is a simulator, which training without rollouts does not need. Registers ours.
     from robomimic_vae_ext.data import envs
 
-    own = config.experiment.env or dataset.env_args["env_name"]
-    for name in (own, *(config.experiment.additional_envs or ())):
+    for name in _environments(config, dataset):
         if config.use_goals and not envs.gives_goals(name):
             raise ConfigError(
                 f"observation.modalities.goal has keys, and robosuite's {name} has no _get_goal",

@@ -23,8 +23,9 @@ import numpy as np
 import robomimic.scripts.train as stock
 import torch
 
-from robomimic_vae_ext import (
-    files,
+from robomimic_vae_ext import files, runs
+from robomimic_vae_ext.errors import VaeExtError
+from robomimic_vae_ext.training import (
     finite,
     journal,
     loader_pass,
@@ -32,9 +33,7 @@ from robomimic_vae_ext import (
     random_state,
     resume_file,
     run_logs,
-    runs,
 )
-from robomimic_vae_ext.errors import VaeExtError
 
 SCRATCH: Final = "rollouts" + files.PARTIAL  # in the run's folder: policies for worker processes
 _SCORES: Final = re.compile(r"_([a-zA-Z][\w-]*?_(?:validation|return|success))_")

@@ -224,7 +224,7 @@ def test_a_list_of_one_dataset(dataset: Path, tmp_path: Path, way: str, entry: s
 def test_several_datasets_are_trained_on_or_refused(dataset: Path, tmp_path: Path) -> None:
     changes = {"train": {"data": [str(dataset), {"path": str(dataset)}]}}
     config = write_config(tmp_path / "c.json", dataset, tmp_path / "out", changes)
-    if not compat.can_resume():
+    if not compat.has_time_folder():
         with pytest.raises(ConfigError, match="names 2 datasets"):
             training_run.train(TrainOptions(str(config)))
         return

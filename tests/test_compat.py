@@ -41,7 +41,7 @@ def test_robomimics_dataset_is_untouched_but_for_checks_of_ours(
     assert checked == [off]
 
 
-IS_OLD = not compat.can_resume()
+IS_OLD = not compat.has_time_folder()
 
 
 @pytest.mark.parametrize(

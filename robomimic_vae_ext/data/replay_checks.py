@@ -165,6 +165,6 @@ def missing_values(drawn: dict[str, float], recorded: Any, tolerance: float) -> 
         return ""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return (
-        f"model_file does not say how {list_names(names[:3])}{more} was: resets draw it anew, and it is "
-        "not part of the state; --tolerance inf keeps it with a new draw"
+        f"model_file does not say how {list_names(names[:3])}{more} was: resets draw it anew, and "
+        "it is not part of the state; --tolerance inf keeps it with a new draw"
     )

@@ -4,8 +4,8 @@
     python studies/robosuite_versions/make_tables.py human --demos datasets/human --out FOLDER
 
 `motion` plays the recordings of robosuite 1.4.1 (`record_14.py`) under the installed robosuite, in
-five minutes on one core. `human` converts what scripts/fetch_human_demos.py wrote, with pictures of
-two cameras and a contact sheet per file, and writes them to FOLDER.
+five minutes on one core. `human` converts what fetch_human_demos.py wrote, with pictures of two
+cameras and a contact sheet per file, and writes them to FOLDER.
 """
 
 from __future__ import annotations

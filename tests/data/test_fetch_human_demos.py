@@ -13,9 +13,11 @@ import pytest
 from robomimic_vae_ext.errors import OutputError
 from tests.data.conftest import SCRIPTS
 
+FETCH = SCRIPTS.parent / "studies" / "robosuite_versions" / "fetch_human_demos.py"
+
 
 def test_models_are_put_into_the_file(tmp_path: Path) -> None:
-    script = runpy.run_path(str(SCRIPTS / "fetch_human_demos.py"))
+    script = runpy.run_path(str(FETCH))
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         file.create_group("data/demo_1").attrs["model_file"] = "model_1.xml"

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Fetch the human demonstrations that older wheels of robosuite carry: states and actions.
 
 Downloads two wheels (290 MB) with pip into a temporary folder, installs nothing, and writes one
@@ -6,7 +5,7 @@ demo file each; `lapo convert --replay` turns them into datasets. robosuite 1.0 
 beside its file, so they are put into it.
 
 Example:
-  python scripts/fetch_human_demos.py --out datasets/human
+  python studies/robosuite_versions/fetch_human_demos.py --out datasets/human
   lapo convert datasets/human/lift_1.4.1.hdf5 datasets/lift_human.hdf5 --replay --cameras agentview
 """
 

@@ -73,7 +73,7 @@ attempt("GPU", gpu)
 """,
     "simulation": """
 def rendering():
-    from robomimic_vae_ext.data.render import require_rendering
+    from robomimic_vae_ext.data.simulation.render import require_rendering
     require_rendering()
     return "one frame"
 for name in ("mujoco", "robosuite"):

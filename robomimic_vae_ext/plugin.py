@@ -50,7 +50,7 @@ def after_import(name: str) -> None:
     elif name == "robomimic.algo":
         _register_algo()
     elif name == "robomimic.envs.env_robosuite":
-        import robomimic_vae_ext.data.envs  # noqa: F401  (registers with robosuite)
+        import robomimic_vae_ext.data.simulation.envs  # noqa: F401  (registers with robosuite)
     elif name == "robomimic.utils.train_utils":
         compat.serve_lapo_dataset(sys.modules[name])
         import robomimic.utils.log_utils as log_utils

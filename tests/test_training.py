@@ -14,7 +14,7 @@ import h5py
 import pytest
 
 from robomimic_vae_ext import compat
-from robomimic_vae_ext.data import envs
+from robomimic_vae_ext.data.simulation import envs
 from robomimic_vae_ext.errors import ConfigError, DatasetError, SimulationError
 from robomimic_vae_ext.training import training_config, training_run
 from robomimic_vae_ext.training.training_run import TrainOptions

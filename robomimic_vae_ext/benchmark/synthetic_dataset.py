@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 
 from robomimic_vae_ext.audit import ACTION_DIM
-from robomimic_vae_ext.data import envs, schema
+from robomimic_vae_ext.data import schema
+from robomimic_vae_ext.data.simulation import envs
 
 
 @dataclass(frozen=True)

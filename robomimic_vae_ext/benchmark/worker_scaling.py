@@ -15,8 +15,8 @@ import robomimic.utils.train_utils as train_utils
 import torch
 
 from robomimic_vae_ext.benchmark import peers, timing
-from robomimic_vae_ext.data import collect, envs
-from robomimic_vae_ext.data.scripted_episode import CollectSettings
+from robomimic_vae_ext.data.simulation import collect, envs
+from robomimic_vae_ext.data.simulation.scripted_episode import CollectSettings
 from robomimic_vae_ext.rollout import evaluate
 
 

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
             raise errors.ConfigError(f"--{name} {value}", f"at least {bound}", f"Change --{name}.")
     files.check_output(args.out, args.overwrite)
 
-    from robomimic_vae_ext.data import collect, envs, scripted_episode
+    from robomimic_vae_ext.data.simulation import collect, envs, scripted_episode
 
     spec = envs.EnvSpec(args.env, tuple(args.cameras), args.size, args.rendering)
     settings = scripted_episode.CollectSettings(

@@ -110,16 +110,16 @@ def run(args: argparse.Namespace) -> int:
             )
     report: Any
     if args.replay:
-        from robomimic_vae_ext.data.playback import replay_dataset
+        from robomimic_vae_ext.data.conversion.playback import replay_dataset
 
         report = replay_dataset(args.source, target, overwrite=args.overwrite, **options)
     else:
-        from robomimic_vae_ext.data.convert import complete_dataset
+        from robomimic_vae_ext.data.conversion.convert import complete_dataset
 
         report = complete_dataset(args.source, target, overwrite=args.overwrite, **options)
     print(report.describe())
     if args.sheet is not None:
-        from robomimic_vae_ext.data.contact_sheet import write_contact_sheet
+        from robomimic_vae_ext.data.conversion.contact_sheet import write_contact_sheet
 
         write_contact_sheet(target, args.sheet, overwrite=args.overwrite)
         print(f"contact sheet: {args.sheet}")

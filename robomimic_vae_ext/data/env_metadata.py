@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import h5py
 
-from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE, version_of, version_tuple
+from robomimic_vae_ext.data.conversion.env_args import ROBOMIMIC_ENV_TYPE, version_of, version_tuple
 from robomimic_vae_ext.data.hdf5 import item_of, list_names, read_json
 from robomimic_vae_ext.errors import DatasetError
 

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from robomimic_vae_ext.data.conversion.env_args import ROBOMIMIC_ENV_TYPE, version_of
 from robomimic_vae_ext.data.description import Demonstration, Description, describe, whole_number
-from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE, version_of
 from robomimic_vae_ext.data.env_metadata import ABSOLUTE
 from robomimic_vae_ext.data.hdf5 import list_names, open_dataset
 from robomimic_vae_ext.data.rewards import LARGEST

@@ -18,8 +18,8 @@ import robomimic.utils.file_utils as file_utils
 import robomimic.utils.log_utils as log_utils
 import robomimic.utils.train_utils as train_utils
 
-from robomimic_vae_ext.data import envs as envs_module
-from robomimic_vae_ext.data.envs import ROBOMIMIC_ENV_TYPE
+from robomimic_vae_ext.data.simulation import envs as envs_module
+from robomimic_vae_ext.data.simulation.envs import ROBOMIMIC_ENV_TYPE
 from robomimic_vae_ext.errors import ConfigError, SimulationError
 from robomimic_vae_ext.rollout import batch_policy, seeded_episode, worker_pool, worker_process
 

@@ -15,7 +15,7 @@ import robomimic.utils.file_utils as file_utils
 import robomimic.utils.train_utils as train_utils
 import torch
 
-from robomimic_vae_ext.data import envs
+from robomimic_vae_ext.data.simulation import envs
 from robomimic_vae_ext.errors import CheckpointError, ConfigError, SimulationError
 from robomimic_vae_ext.rollout import stored_policy
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from robomimic_vae_ext.analysis.critic_values import discounted_returns, value_function
-from robomimic_vae_ext.data import envs
+from robomimic_vae_ext.data.simulation import envs
 from robomimic_vae_ext.errors import DatasetError
 from robomimic_vae_ext.rollout import seeded_episode
 

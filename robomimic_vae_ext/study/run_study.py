@@ -212,8 +212,8 @@ def collect_settings(task: Task) -> Any:
     Raises:
         ConfigError: the collector cannot use a value.
     """
-    from robomimic_vae_ext.data.envs import EnvSpec
-    from robomimic_vae_ext.data.scripted_episode import CollectSettings
+    from robomimic_vae_ext.data.simulation.envs import EnvSpec
+    from robomimic_vae_ext.data.simulation.scripted_episode import CollectSettings
 
     values = dict(task.collect or {})
     spec = {
@@ -251,7 +251,7 @@ def make_dataset(task: Task, out: Path, workers: int) -> None:
                 "Choose another --out, or remove the file and the results that were made from it.",
             )
         return
-    from robomimic_vae_ext.data.collect import collect
+    from robomimic_vae_ext.data.simulation.collect import collect
 
     print(f"collecting {path}", flush=True)
     print(collect(settings, path, workers, resume=True).describe(), flush=True)

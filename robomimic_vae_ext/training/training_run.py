@@ -26,9 +26,10 @@ import robomimic.scripts.train as stock
 import torch
 
 from robomimic_vae_ext import compat, files
-from robomimic_vae_ext.data import config_fit, env_available, validate
+from robomimic_vae_ext.data import config_fit, validate
+from robomimic_vae_ext.data.conversion.env_args import ROBOMIMIC_ENV_TYPE
 from robomimic_vae_ext.data.description import Description
-from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE
+from robomimic_vae_ext.data.simulation import env_available
 from robomimic_vae_ext.errors import ConfigError, OutputError, VaeExtError
 from robomimic_vae_ext.training import resume_file, run_logs, training_config
 from robomimic_vae_ext.training.resumable import SCRATCH, ResumableTraining, Saving, TrainingError
@@ -207,7 +208,7 @@ def _check_rollouts(config: Any, dataset: Description) -> None:
     Those with goals that the environment cannot give, and with pictures where nothing renders.
     """
     # Only now: it is a simulator, which training without rollouts does not need. Registers ours.
-    from robomimic_vae_ext.data import envs
+    from robomimic_vae_ext.data.simulation import envs
 
     for name in _environments(config, dataset):
         if config.use_goals and not envs.gives_goals(name):

@@ -61,8 +61,8 @@ def motion_table() -> str:
 
 def human_table(demos: Path, out: Path, cameras: list[str]) -> str:
     """Convert every human file; a line per file."""
-    from robomimic_vae_ext.data.contact_sheet import write_contact_sheet
-    from robomimic_vae_ext.data.playback import replay_dataset
+    from robomimic_vae_ext.data.conversion.contact_sheet import write_contact_sheet
+    from robomimic_vae_ext.data.conversion.playback import replay_dataset
 
     lines = [
         "| file | demonstrations | transitions | success | actions | clipped values | one action "

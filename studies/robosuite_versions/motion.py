@@ -17,8 +17,8 @@ from robosuite.environments.manipulation.lift import Lift
 from robosuite.models.tasks import ManipulationTask
 from scipy.spatial.transform import Rotation
 
-from robomimic_vae_ext.data import envs
-from robomimic_vae_ext.data.env_args import convert_env_args
+from robomimic_vae_ext.data.conversion.env_args import convert_env_args
+from robomimic_vae_ext.data.simulation import envs
 
 RECORDINGS = Path(__file__).parents[2] / "tests" / "data" / "robosuite_14.npz"
 SAME = (1e-3, 1.0)  # largest difference [m], [degree] that is called the same motion

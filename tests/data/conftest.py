@@ -53,8 +53,8 @@ def make_settings() -> Callable[..., Any]:
     """Build settings of short Lift episodes; keywords override."""
 
     def make(cameras: tuple[str, ...] = (), size: int = 16, **changes: Any) -> Any:
-        from robomimic_vae_ext.data.envs import EnvSpec
-        from robomimic_vae_ext.data.scripted_episode import CollectSettings
+        from robomimic_vae_ext.data.simulation.envs import EnvSpec
+        from robomimic_vae_ext.data.simulation.scripted_episode import CollectSettings
 
         task = changes.pop("task", "Lift")
         options = {"n": 3, "seed": 3, "horizon": 30, "quality": "expert"} | changes
@@ -66,7 +66,7 @@ def make_settings() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def lift_images(tmp_path_factory: pytest.TempPathFactory, make_settings: Any) -> Path:
     """Three expert episodes of Lift with one camera, collected by one process."""
-    from robomimic_vae_ext.data.collect import collect
+    from robomimic_vae_ext.data.simulation.collect import collect
 
     path: Path = tmp_path_factory.mktemp("lift") / "lift.hdf5"
     collect(make_settings(cameras=("agentview",)), path)

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from robomimic_vae_ext.cli import verb_collect
-from robomimic_vae_ext.data import collect as collecting
-from robomimic_vae_ext.data import envs, experts
-from robomimic_vae_ext.data.collect import collect
 from robomimic_vae_ext.data.schema import make_masks
+from robomimic_vae_ext.data.simulation import collect as collecting
+from robomimic_vae_ext.data.simulation import envs, experts
+from robomimic_vae_ext.data.simulation.collect import collect
 from robomimic_vae_ext.data.validate import validate_dataset
 from robomimic_vae_ext.errors import DatasetError, OutputError, SimulationError
 from tests.conftest import run_script
@@ -258,7 +258,7 @@ def test_bad_arguments_are_named(tmp_path: Path, words: list[str], named: str) -
 
 def test_an_existing_file_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "x").touch()
-    with mock.patch.dict(sys.modules, {"robomimic_vae_ext.data.collect": None}):
+    with mock.patch.dict(sys.modules, {"robomimic_vae_ext.data.simulation.collect": None}):
         assert run_script("collect_dataset.py", "--out", tmp_path / "x").returncode == 2
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from robomimic_vae_ext.cli import main
-from robomimic_vae_ext.data.convert import complete_dataset
-from robomimic_vae_ext.data.env_args import convert_env_args
+from robomimic_vae_ext.data.conversion.convert import complete_dataset
+from robomimic_vae_ext.data.conversion.env_args import convert_env_args
 from robomimic_vae_ext.data.validate import validate_dataset
 from robomimic_vae_ext.errors import DatasetError, OutputError
 from tests.data.conftest import SCRIPTS, content

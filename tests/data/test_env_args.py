@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from robomimic_vae_ext.data.env_args import convert_env_args
+from robomimic_vae_ext.data.conversion.env_args import convert_env_args
 from robomimic_vae_ext.errors import DatasetError
 
 pytestmark = pytest.mark.simulator

@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 import pytest
 
-from robomimic_vae_ext.data import envs
-from robomimic_vae_ext.data.render import simplify_rendering
+from robomimic_vae_ext.data.simulation import envs
+from robomimic_vae_ext.data.simulation.render import simplify_rendering
 from robomimic_vae_ext.errors import SimulationError
 from tests.data.conftest import SCRIPTS
 
@@ -159,7 +159,7 @@ def test_unknown_camera_lists_existing_ones() -> None:
 @pytest.mark.parametrize("visible", ["", "-1", "GPU-9"])
 def test_gpus_that_are_hidden_or_have_names_do_not_stop_rendering(visible: str) -> None:
     code = (
-        "import os; from robomimic_vae_ext.data import envs; envs.require_rendering(); "
+        "import os; from robomimic_vae_ext.data.simulation import envs; envs.require_rendering(); "
         "assert 'MUJOCO_EGL_DEVICE_ID' not in os.environ"
     )
     hidden = os.environ | {"CUDA_VISIBLE_DEVICES": visible}

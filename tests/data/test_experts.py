@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robomimic_vae_ext.data import envs
-from robomimic_vae_ext.data.experts import (
+from robomimic_vae_ext.data.simulation import envs
+from robomimic_vae_ext.data.simulation.experts import (
     CLEAN,
     EXPERTS,
     OPEN,
@@ -20,7 +20,7 @@ from robomimic_vae_ext.data.experts import (
     funnel,
     straighten,
 )
-from robomimic_vae_ext.data.scripted_episode import CollectSettings, run_episode
+from robomimic_vae_ext.data.simulation.scripted_episode import CollectSettings, run_episode
 from robomimic_vae_ext.errors import DatasetError
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from robomimic_vae_ext.cli import main
 from robomimic_vae_ext.data import hdf5
-from robomimic_vae_ext.data.convert import complete_dataset
+from robomimic_vae_ext.data.conversion.convert import complete_dataset
 from robomimic_vae_ext.data.validate import validate_dataset
 from robomimic_vae_ext.errors import DatasetError
 

@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from robomimic_vae_ext.data.playback import replay_dataset
-from robomimic_vae_ext.data.robosuite_demos import (
+from robomimic_vae_ext.data.conversion.playback import replay_dataset
+from robomimic_vae_ext.data.conversion.robosuite_demos import (
     build_replay_env,
     gripper_positions,
     put_state,
@@ -59,7 +59,7 @@ def write_recording(source: Path, path: Path, shift: int = 0, scale: float = 1.0
 @pytest.fixture(scope="module")
 def long_lift(tmp_path_factory: pytest.TempPathFactory, make_settings: Any) -> Path:
     """Two noisy episodes of Lift, without pictures."""
-    from robomimic_vae_ext.data.collect import collect
+    from robomimic_vae_ext.data.simulation.collect import collect
 
     path: Path = tmp_path_factory.mktemp("replay") / "lift.hdf5"
     collect(make_settings(n=2, horizon=60, quality="noisy"), path)
@@ -128,7 +128,7 @@ def test_file_without_states(tiny_dataset: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def can_pairs(tmp_path_factory: pytest.TempPathFactory, make_settings: Any) -> Path:
     """Two pairs of episodes from one start each: a can placed, and one thrown away."""
-    from robomimic_vae_ext.data.collect import collect
+    from robomimic_vae_ext.data.simulation.collect import collect
 
     path: Path = tmp_path_factory.mktemp("replay") / "can.hdf5"
     collect(make_settings(task="PickPlaceCan", quality="paired", n=4, seed=0, horizon=0), path)
@@ -211,7 +211,7 @@ def test_no_shift_is_seen_where_there_is_none(
     tmp_path: Path, make_settings: Any, raw: bool
 ) -> None:
     """Noise and contact once made the action before look better in the last of these."""
-    from robomimic_vae_ext.data.collect import collect
+    from robomimic_vae_ext.data.simulation.collect import collect
 
     source = tmp_path / "play.hdf5"
     collect(make_settings(task="PlayLift", quality="mixed", n=4, seed=0, horizon=0), source)

@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 
 from robomimic_vae_ext.cli import main
-from robomimic_vae_ext.data import envs
-from robomimic_vae_ext.data.playback import replay_dataset
-from robomimic_vae_ext.data.recorded_model import ModelRestorer, named_values, read_model_xml
+from robomimic_vae_ext.data.conversion.playback import replay_dataset
+from robomimic_vae_ext.data.conversion.recorded_model import (
+    ModelRestorer,
+    named_values,
+    read_model_xml,
+)
+from robomimic_vae_ext.data.simulation import envs
 from robomimic_vae_ext.errors import DatasetError
 
 pytestmark = pytest.mark.simulator

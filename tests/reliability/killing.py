@@ -237,9 +237,9 @@ def lift_dataset(path: Path) -> Path:
     """Demonstrations of Lift, low-dimensional, with shaped rewards in rollouts."""
     import h5py
 
-    from robomimic_vae_ext.data import collect
-    from robomimic_vae_ext.data.envs import EnvSpec
-    from robomimic_vae_ext.data.scripted_episode import CollectSettings
+    from robomimic_vae_ext.data.simulation import collect
+    from robomimic_vae_ext.data.simulation.envs import EnvSpec
+    from robomimic_vae_ext.data.simulation.scripted_episode import CollectSettings
 
     collect.collect(CollectSettings(EnvSpec("Lift"), "expert", 4), path)
     with h5py.File(path, "r+") as file:

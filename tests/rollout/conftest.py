@@ -30,7 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def lift_env_args() -> dict[str, Any]:
     """Lift with shaped rewards, whose sum tells in its last bits where the robot has been."""
-    from robomimic_vae_ext.data.envs import EnvSpec
+    from robomimic_vae_ext.data.simulation.envs import EnvSpec
 
     env_args = EnvSpec("Lift").env_args()
     env_args["env_kwargs"]["reward_shaping"] = True

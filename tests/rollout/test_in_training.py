@@ -12,9 +12,9 @@ import imageio
 import pytest
 
 from robomimic_vae_ext.analysis import run_metrics
-from robomimic_vae_ext.data import collect
-from robomimic_vae_ext.data.envs import EnvSpec
-from robomimic_vae_ext.data.scripted_episode import CollectSettings
+from robomimic_vae_ext.data.simulation import collect
+from robomimic_vae_ext.data.simulation.envs import EnvSpec
+from robomimic_vae_ext.data.simulation.scripted_episode import CollectSettings
 from robomimic_vae_ext.errors import ConfigError
 from robomimic_vae_ext.training import training_run
 from robomimic_vae_ext.training.training_run import TrainOptions

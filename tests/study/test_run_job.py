@@ -33,9 +33,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """LAPO and BC on a few short episodes of PlayLift, the last of which is held out."""
     import torchvision  # noqa: F401  # before EGL, see tests/data/conftest.py
 
-    from robomimic_vae_ext.data.collect import collect
-    from robomimic_vae_ext.data.envs import EnvSpec
-    from robomimic_vae_ext.data.scripted_episode import CollectSettings
+    from robomimic_vae_ext.data.simulation.collect import collect
+    from robomimic_vae_ext.data.simulation.envs import EnvSpec
+    from robomimic_vae_ext.data.simulation.scripted_episode import CollectSettings
 
     folder = tmp_path_factory.mktemp("study")
     cameras = ("agentview", "robot0_eye_in_hand")

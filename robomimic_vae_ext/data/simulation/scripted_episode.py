@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from robomimic_vae_ext.data import envs, experts
 from robomimic_vae_ext.data.schema import check_compression
+from robomimic_vae_ext.data.simulation import envs, experts
 from robomimic_vae_ext.errors import DatasetError
 
 # [steps] Just long enough for the expert to recover from a mistake: an episode that fails is as

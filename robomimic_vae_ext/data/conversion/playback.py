@@ -20,16 +20,13 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from robomimic_vae_ext.data import envs
-from robomimic_vae_ext.data.hdf5 import demo_names, find_group, list_names, open_dataset
-from robomimic_vae_ext.data.hdf5_copy import copy_attributes, copy_outside, copy_rest, new_file
-from robomimic_vae_ext.data.recorded_model import (
+from robomimic_vae_ext.data.conversion.recorded_model import (
     ModelRestorer,
     drawn_at_reset,
     has_model_xml,
     read_model_xml,
 )
-from robomimic_vae_ext.data.replay_checks import (
+from robomimic_vae_ext.data.conversion.replay_checks import (
     TOLERANCE,
     UNKNOWN_SUCCESS,
     DemoReport,
@@ -37,7 +34,7 @@ from robomimic_vae_ext.data.replay_checks import (
     missing_values,
     refusal,
 )
-from robomimic_vae_ext.data.robosuite_demos import (
+from robomimic_vae_ext.data.conversion.robosuite_demos import (
     Recording,
     build_replay_env,
     clip_actions,
@@ -45,12 +42,15 @@ from robomimic_vae_ext.data.robosuite_demos import (
     read_recording,
     replay_env_args,
 )
+from robomimic_vae_ext.data.hdf5 import demo_names, find_group, list_names, open_dataset
+from robomimic_vae_ext.data.hdf5_copy import copy_attributes, copy_outside, copy_rest, new_file
 from robomimic_vae_ext.data.schema import (
     check_compression,
     count_episodes,
     make_masks,
     write_observations,
 )
+from robomimic_vae_ext.data.simulation import envs
 from robomimic_vae_ext.errors import DatasetError
 
 GRIPPER_STEPS: Final = 10  # from open to closed

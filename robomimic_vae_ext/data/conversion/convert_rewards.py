@@ -10,8 +10,8 @@ from typing import Final
 
 import numpy as np
 
+from robomimic_vae_ext.data.conversion.env_args import ROBOMIMIC_ENV_TYPE
 from robomimic_vae_ext.data.description import Demonstration, Description, whole_number
-from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE
 from robomimic_vae_ext.data.hdf5 import list_names
 from robomimic_vae_ext.data.rewards import RewardKind, kind_of
 from robomimic_vae_ext.errors import DatasetError

@@ -14,10 +14,10 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
-from robomimic_vae_ext.data.convert_report import ConvertReport, DemoReport
-from robomimic_vae_ext.data.convert_rewards import Outcome, Rules
+from robomimic_vae_ext.data.conversion.convert_report import ConvertReport, DemoReport
+from robomimic_vae_ext.data.conversion.convert_rewards import Outcome, Rules
+from robomimic_vae_ext.data.conversion.env_args import convert_env_args, version_of
 from robomimic_vae_ext.data.description import Demonstration, Description, describe
-from robomimic_vae_ext.data.env_args import convert_env_args, version_of
 from robomimic_vae_ext.data.env_metadata import ABSOLUTE
 from robomimic_vae_ext.data.hdf5 import list_names, open_dataset, read_array
 from robomimic_vae_ext.data.hdf5_copy import (

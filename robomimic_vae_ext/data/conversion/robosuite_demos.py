@@ -12,11 +12,11 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
-from robomimic_vae_ext.data import envs
-from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE, convert_env_args
+from robomimic_vae_ext.data.conversion.env_args import ROBOMIMIC_ENV_TYPE, convert_env_args
 from robomimic_vae_ext.data.env_metadata import read_env_args
 from robomimic_vae_ext.data.hdf5 import find_array, read_array
 from robomimic_vae_ext.data.schema import STEP_ARRAYS
+from robomimic_vae_ext.data.simulation import envs
 from robomimic_vae_ext.errors import DatasetError
 
 LOGGER: Final = logging.getLogger(__name__)

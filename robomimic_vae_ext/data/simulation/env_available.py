@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE
+from robomimic_vae_ext.data.conversion.env_args import ROBOMIMIC_ENV_TYPE
 from robomimic_vae_ext.data.env_metadata import ENV_TYPES
 from robomimic_vae_ext.data.hdf5 import list_names
 from robomimic_vae_ext.errors import ConfigError
@@ -39,7 +39,7 @@ def require_environment(env_args: dict[str, Any], names: Sequence[str]) -> None:
         if kind == 2:
             _require_gym(names)
         return
-    from robomimic_vae_ext.data import envs  # registers ours
+    from robomimic_vae_ext.data.simulation import envs  # registers ours
 
     for name in names:
         package = _package_of(name, env_args["env_kwargs"])

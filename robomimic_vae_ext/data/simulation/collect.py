@@ -25,9 +25,9 @@ import h5py
 from tqdm import tqdm
 
 from robomimic_vae_ext import files, processes
-from robomimic_vae_ext.data import envs
 from robomimic_vae_ext.data.schema import write_dataset, write_episode
-from robomimic_vae_ext.data.scripted_episode import CollectSettings, run_episode
+from robomimic_vae_ext.data.simulation import envs
+from robomimic_vae_ext.data.simulation.scripted_episode import CollectSettings, run_episode
 from robomimic_vae_ext.errors import DatasetError, SimulationError, VaeExtError
 
 LOGGER: Final = logging.getLogger(__name__)

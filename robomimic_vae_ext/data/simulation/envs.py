@@ -45,8 +45,8 @@ from robosuite.environments.manipulation.pick_place import PickPlaceCan
 from robosuite.environments.manipulation.stack import Stack
 from robosuite.utils.log_utils import ROBOSUITE_DEFAULT_LOGGER
 
-from robomimic_vae_ext.data.env_args import ROBOMIMIC_ENV_TYPE
-from robomimic_vae_ext.data.render import (
+from robomimic_vae_ext.data.conversion.env_args import ROBOMIMIC_ENV_TYPE
+from robomimic_vae_ext.data.simulation.render import (
     own_render_context,
     require_rendering,
     simplify_rendering,

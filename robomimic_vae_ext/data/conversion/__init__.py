@@ -1,0 +1,1 @@
+"""Datasets of others, completed, translated, or replayed from recorded simulator states."""

@@ -1,0 +1,1 @@
+"""robosuite: environments, scripted experts, rendering, and the collection of datasets."""

@@ -96,7 +96,7 @@ def test_the_script_prints_and_writes_one_line_a_checkpoint(
 def test_other_algorithms_are_one_message(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dataset: Path
 ) -> None:
-    monkeypatch.setattr(stored_policy, "load_checkpoint", lambda path: {"algo_name": "bc"})
+    monkeypatch.setattr(stored_policy, "load_checkpoint", lambda *_: {"algo_name": "bc"})
     with pytest.raises(CheckpointError, match="is of 'bc'"):
         actor_shift.of_checkpoints([tmp_path / "model.pth"], dataset)
     monkeypatch.undo()
@@ -150,10 +150,10 @@ def test_a_policy_that_sees_more_than_is_stored_is_one_message(
     normalised = checkpoint | {"obs_normalization_stats": {"object": {"mean": 1.0}}}
     algo = critic_values.load_policy(checkpoint)
     monkeypatch.setattr(critic_values, "load_policy", lambda *_: algo)
-    monkeypatch.setattr(stored_policy, "load_checkpoint", lambda path: normalised)
+    monkeypatch.setattr(stored_policy, "load_checkpoint", lambda *_: normalised)
     with pytest.raises(CheckpointError, match="normalises its observations"):
         actor_shift.of_checkpoints([trained_checkpoint], dataset)
-    monkeypatch.setattr(stored_policy, "load_checkpoint", lambda path: checkpoint)
+    monkeypatch.setattr(stored_policy, "load_checkpoint", lambda *_: checkpoint)
     monkeypatch.setattr(algo, "goal_shapes", {"object": [3]})
     with pytest.raises(CheckpointError, match="has goals"):
         actor_shift.of_checkpoints([trained_checkpoint], dataset)

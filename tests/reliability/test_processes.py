@@ -37,6 +37,8 @@ def family_of(command: list[str], folder: Path, count: int) -> tuple[subprocess.
     parent = subprocess.Popen(
         command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
+        # Who runs the tests by nohup hands an ignored SIGHUP on.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )  # fmt: skip
 
     def children() -> list[psutil.Process]:

@@ -15,6 +15,7 @@ import torch
 
 from robomimic_vae_ext import files
 from robomimic_vae_ext.errors import CheckpointError, ConfigError, DatasetError, OutputError
+from robomimic_vae_ext.lapo import replay_dataset
 from robomimic_vae_ext.training import resumable, resume_file, training_run
 from robomimic_vae_ext.training.training_run import Saving, TrainingError, TrainOptions
 from tests.conftest import merge, write_dataset
@@ -130,7 +131,9 @@ def poison(data: Path, monkeypatch: pytest.MonkeyPatch, everywhere: bool = False
     with h5py.File(data, "r+") as file:
         for demo in file["data"].values() if everywhere else [file["data/demo_1"]]:
             demo["rewards"][slice(None) if everywhere else 4] = float("nan")
+    # Both checks before training would refuse the file.
     monkeypatch.setattr(training_run, "_check_dataset", lambda config: None)
+    monkeypatch.setattr(replay_dataset, "check_datasets", lambda config: None)
 
 
 def test_weights_that_overflow_are_not_saved(tmp_path: Path, data: Path) -> None:

@@ -22,8 +22,9 @@ export MUJOCO_GL ?= egl
 export OMP_WAIT_POLICY ?= PASSIVE
 
 # A process a core; the tests of one file stay together, since they share what is dear to make. The
-# file with the longest test comes first, so that nobody waits for it alone in the end.
-PYTEST_ARGS ?= --numprocesses auto --dist loadfile --no-loadscope-reorder tests/test_docs.py tests
+# longest files come first, so that no process waits for one of them alone in the end.
+LONGEST = tests/test_docs.py tests/test_packaging.py tests/test_plugin.py tests/study tests/rollout
+PYTEST_ARGS ?= --numprocesses auto --dist loadfile --no-loadscope-reorder $(LONGEST) tests
 
 STAMP = $(if $(INSTALLED),,$(VENV)/.installed)
 

@@ -116,7 +116,7 @@ class LAPO(algo.PolicyAlgo, algo.ValueAlgo):
             max_latent_action=config.actor.max_latent_action,
         )
         self._target_of = dict(TARGET_OF)
-        if asked := auxiliary.active(config.encoder.auxiliary):
+        if asked := owners.active_auxiliary(config.encoder.auxiliary):
             # After the others, which so begin with the same weights with it and without it.
             self.nets["auxiliary"] = auxiliary.Auxiliary(
                 **dims,

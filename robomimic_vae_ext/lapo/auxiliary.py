@@ -16,12 +16,6 @@ from torch.nn import functional as F
 
 from robomimic_vae_ext.lapo.cores import mlp
 from robomimic_vae_ext.lapo.heads import Trunk
-from robomimic_vae_ext.lapo.owners import AUXILIARY
-
-
-def active(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Losses that `algo.encoder.auxiliary` asks for."""
-    return tuple(name for name in AUXILIARY if config[name] > 0)
 
 
 class Auxiliary(nn.Module):

@@ -12,7 +12,7 @@ from typing import Any
 
 import robomimic.config.base_config as base_config
 
-from robomimic_vae_ext import compat
+from robomimic_vae_ext import compat, overrides
 from robomimic_vae_ext.errors import ConfigError
 from robomimic_vae_ext.lapo.owners import AUXILIARY, OWNERS
 
@@ -243,17 +243,13 @@ def _without_retired(source: Mapping[str, Any]) -> Mapping[str, Any]:
 def _drop_retired(config: Any) -> None:
     for key, new in RENAMED.items():
         *levels, old = key.split(".")
-        section: Any = config
-        for level in levels:
-            section = section.get(level) if isinstance(section, Mapping) else None
+        section = overrides.get_nested(config, *levels)
         if isinstance(section, dict) and old in section:
             section.setdefault(new, section[old])
             del section[old]
     for key, off in RETIRED.items():
         *levels, last = key.split(".")
-        section = config
-        for level in levels:
-            section = section.get(level) if isinstance(section, Mapping) else None
+        section = overrides.get_nested(config, *levels)
         if not isinstance(section, dict) or last not in section:
             continue
         if section[last] != off:

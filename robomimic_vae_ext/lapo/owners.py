@@ -120,6 +120,11 @@ OWNERS: Final = {
 }
 
 
+def active_auxiliary(weights: Any) -> tuple[str, ...]:
+    """Losses that `algo.encoder.auxiliary` asks for."""
+    return tuple(name for name in AUXILIARY if weights[name] > 0)
+
+
 def contract_data(algo_config: Any) -> dict[str, Any]:
     """The contract of a config's owner, as plain data.
 
@@ -132,5 +137,5 @@ def contract_data(algo_config: Any) -> dict[str, Any]:
     weights = algo_config.encoder.auxiliary
     return OWNERS[str(algo_config.encoder.owner)].contract(
         slow_copies_move=algo_config.target_tau != 0,
-        auxiliary=any(weights[name] > 0 for name in AUXILIARY),
+        auxiliary=bool(active_auxiliary(weights)),
     )
